@@ -1,0 +1,65 @@
+//! The upstream over HTTP, HTTPS or a Unix socket.
+
+use std::fmt;
+use std::sync::Mutex;
+
+use http::{Request, Response};
+use bytes::Bytes;
+use mcp_daemon::addr::{AddrError, Endpoint, Route, Upstream};
+use mcp_daemon::body::Body;
+use mcp_daemon::client::{Client, ClientOptions, SendError};
+
+/// Routes whose endpoints are remembered; more are worked out anew each time.
+const REMEMBERED: usize = 1024;
+
+/// One upstream address, or one per route.
+pub struct HttpBack {
+    upstream: Upstream,
+    /// Where it is without a route; worked out once.
+    fixed: Option<Endpoint>,
+    by_route: Mutex<std::collections::HashMap<Route, Endpoint>>,
+    client: Client,
+}
+
+impl HttpBack {
+    /// Nothing is connected before the first request.
+    pub fn new(upstream: Upstream) -> Result<Self, AddrError> {
+        let fixed = if upstream.needs_route() { None } else { Some(upstream.endpoint(None)?) };
+        Ok(Self { upstream, fixed, by_route: Mutex::default(), client: Client::new(ClientOptions::default()) })
+    }
+
+    /// See [`super::Back::send`].
+    pub async fn send(&self, route: Option<&Route>, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
+        let endpoint = self.endpoint(route)?;
+        Ok(self.client.send(&endpoint, request).await?.map(Body::from))
+    }
+
+    /// See [`super::Back::send_on_new_connection`].
+    pub async fn send_on_new_connection(&self, route: Option<&Route>, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
+        let endpoint = self.endpoint(route)?;
+        Ok(self.client.send_on_new_connection(&endpoint, request).await?.map(Body::from))
+    }
+
+    fn endpoint(&self, route: Option<&Route>) -> Result<Endpoint, SendError> {
+        if let Some(fixed) = &self.fixed {
+            return Ok(fixed.clone());
+        }
+        let mut by_route = self.by_route.lock().expect("no panic while locked");
+        if let Some(known) = route.and_then(|route| by_route.get(route)) {
+            return Ok(known.clone());
+        }
+        let endpoint = self.upstream.endpoint(route).map_err(|error| SendError::NotSent(error.into()))?;
+        if let Some(route) = route
+            && by_route.len() < REMEMBERED
+        {
+            by_route.insert(route.clone(), endpoint.clone());
+        }
+        Ok(endpoint)
+    }
+}
+
+impl fmt::Display for HttpBack {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.upstream.fmt(out)
+    }
+}

@@ -1,0 +1,399 @@
+//! What each subcommand does.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mcp_daemon::addr::Listen;
+use mcp_daemon::control::{self, AskError};
+use mcp_daemon::exit::{Exit, chain};
+use mcp_daemon::files;
+use mcp_daemon::life::Life;
+use mcp_daemon::serve::{BindOptions, Listener, ServeLimits, serve};
+use serde_json::Value;
+use sessiond::back::exec::{ExecBack, ExecOptions};
+use sessiond::back::{Back, http::HttpBack};
+use sessiond::config::Config;
+use sessiond::doctor::{self, Grade};
+use sessiond::front;
+use sessiond::ops::Ops;
+use sessiond::serena;
+use sessiond::session::engine::{Caller, Engine, OwnHeaders};
+use sessiond::session::store::{Found, Store, StoreError};
+use tokio::time::Instant;
+
+use crate::args::{Args, Command, Doctor, Serena, Stdio};
+
+const DAEMON: &str = "mcp-sessiond";
+
+/// One line, and what to tell a supervisor.
+pub struct Failure {
+    /// The line.
+    pub line: String,
+    /// The exit code.
+    pub exit: Exit,
+}
+
+impl Failure {
+    fn new(exit: Exit, error: &dyn std::error::Error) -> Self {
+        Self { line: chain(error), exit }
+    }
+
+    fn usage(line: &str) -> Self {
+        Self { line: line.into(), exit: Exit::Usage }
+    }
+
+    fn config(line: String) -> Self {
+        Self { line, exit: Exit::Config }
+    }
+}
+
+type Done = Result<(), Failure>;
+
+/// Does what the command line says.
+pub fn run(args: Args, command: Option<Vec<OsString>>) -> Done {
+    let takes_command = matches!(args.command, None | Some(Command::Doctor(_) | Command::Serena(_) | Command::Stdio(_)));
+    if command.is_some() && !takes_command {
+        return Err(Failure::usage("nothing can follow `--` here"));
+    }
+    let command = command.map(texts).transpose()?;
+    match args.command {
+        None => serve_http(Serving::from_args(args, command)?),
+        Some(Command::Check(check)) => {
+            let config = load(Some(&check.config))?;
+            config.check().map_err(|error| Failure::config(format!("{}: {error}", check.config.display())))?;
+            sessiond::own_headers(&config).map_err(|error| Failure::config(format!("{}: {error}", check.config.display())))?;
+            println!("{}: right", check.config.display());
+            Ok(())
+        }
+        Some(Command::Doctor(doctor)) => examine(doctor, command),
+        Some(Command::Serena(args)) => serve_serena(args, command.unwrap_or_default()),
+        Some(Command::Sessions(sessions)) => {
+            let control = control_socket(sessions.control)?;
+            match sessions.delete {
+                Some(name) => show(&ask(&control, "DELETE", &format!("/sessions/{name}"))?, true, render_nothing),
+                None => show(&ask(&control, "GET", "/sessions")?, sessions.json, render_sessions),
+            }
+        }
+        Some(Command::Status(status)) => show(&ask(&control_socket(status.control)?, "GET", "/status")?, status.json, render_status),
+        Some(Command::Stdio(args)) => serve_stdio(args, command),
+    }
+}
+
+fn texts(command: Vec<OsString>) -> Result<Vec<String>, Failure> {
+    if command.is_empty() {
+        return Err(Failure::usage("a command must follow `--`, like: -- serena start-mcp-server"));
+    }
+    let text = |arg: OsString| arg.into_string().map_err(|arg| Failure::usage(&format!("`{}` is not UTF-8", arg.to_string_lossy())));
+    command.into_iter().map(text).collect()
+}
+
+fn load(path: Option<&Path>) -> Result<Config, Failure> {
+    Config::load(path).map_err(|error| Failure::new(Exit::Config, &error))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    // One thread: a session's traffic is small, and what is not shared needs no locks and little memory.
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::new(Exit::Bug, &error))
+}
+
+/// What the plain command and `serena` have in common.
+struct Serving {
+    config: Config,
+    config_file: Option<PathBuf>,
+    flags: Box<dyn Fn(Config) -> Config + Send + Sync>,
+    ready_fd: Option<i32>,
+    /// Printed once it serves, with the URL.
+    welcome: Option<fn(&str) -> String>,
+}
+
+impl Serving {
+    fn from_args(args: Args, command: Option<Vec<String>>) -> Result<Self, Failure> {
+        let config_file = args.config.clone();
+        let ready_fd = args.ready_fd;
+        // Flags go over the file, at the start and at every reload.
+        let flags = move |mut config: Config| {
+            if !args.listen.is_empty() {
+                config.listen.clone_from(&args.listen);
+            }
+            if config.listen.is_empty() && config.listener.is_empty() {
+                config.listen.push(default_listen());
+            }
+            config.upstream = args.upstream.clone().or(config.upstream);
+            if let Some(command) = &command {
+                config.exec.clone_from(command);
+            }
+            config.state_dir = args.state_dir.clone().or(config.state_dir);
+            config.observe = args.observe.clone().or(config.observe);
+            config.token_file = args.token_file.clone().or(config.token_file);
+            config.headers.extend(args.header.iter().cloned());
+            config
+        };
+        let config = flags(load(config_file.as_deref())?);
+        Ok(Self { config, config_file, flags: Box::new(flags), ready_fd, welcome: None })
+    }
+}
+
+fn default_listen() -> Listen {
+    "127.0.0.1:9121".parse().expect("a literal address")
+}
+
+fn serve_serena(args: Serena, more: Vec<String>) -> Done {
+    let project = match &args.project {
+        Some(project) => std::path::absolute(project),
+        None => std::env::current_dir(),
+    };
+    let project = project.map_err(|error| Failure::new(Exit::Usage, &error))?;
+    if !project.is_dir() {
+        return Err(Failure::usage(&format!("--project: {} is not a directory", project.display())));
+    }
+    let command = serena::command(std::env::var_os("PATH").as_deref(), &project, &more)
+        .map_err(|error| Failure::new(Exit::Unavailable, &error))?;
+    let flags = move |mut config: Config| {
+        config.listen = vec![args.listen.clone().unwrap_or_else(default_listen)];
+        config.exec.clone_from(&command);
+        config.state_dir.clone_from(&args.state_dir);
+        config
+    };
+    let config = flags(Config::default());
+    serve_http(Serving { config, config_file: None, flags: Box::new(flags), ready_fd: args.ready_fd, welcome: Some(serena::welcome) })
+}
+
+fn serve_http(serving: Serving) -> Done {
+    let Serving { config, config_file, flags, ready_fd, welcome } = serving;
+    mcp_daemon::log::init(DAEMON);
+    config.check().map_err(|error| Failure::new(Exit::Config, &error))?;
+    let own_headers = sessiond::own_headers(&config).map_err(Failure::config)?;
+    let (store, found) = open_store(&config)?;
+    runtime()?.block_on(async move {
+        let life = Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
+        let mut listeners = Vec::new();
+        for listener in config.listeners() {
+            let allow_uids = uids(&listener.users)?;
+            let options = BindOptions { trusted: listener.trusted, allow_uids, ..BindOptions::default() };
+            listeners.extend(Listener::bind(&listener.address, options).map_err(|error| Failure::new(Exit::Unavailable, &error))?);
+        }
+        let control = control_path()?;
+        let back = back(&config, &life)?;
+        let limits = ServeLimits {
+            connections: config.limits.connections.get(),
+            header_timeout: config.limits.head_timeout.duration(),
+            max_header_bytes: config.limits.head.bytes(),
+        };
+        let observe = config.observe.clone();
+        let engine = Engine::new(config, own_headers, back, store, found, life.clone());
+        let names: Vec<String> = listeners.iter().map(|listener| listener.local().to_string()).collect();
+        let ops = Arc::new(Ops { engine: engine.clone(), listeners: names.clone(), config_file, flags, started: Instant::now() });
+        control::spawn(&control, ops.clone(), life.clone()).map_err(|error| Failure::new(Exit::Unavailable, &error))?;
+        if let Some(observe) = observe {
+            control::spawn_observe(&observe, ops.clone(), life.clone()).map_err(|error| Failure::new(Exit::Unavailable, &error))?;
+        }
+        for listener in listeners {
+            let engine = engine.clone();
+            life.spawn(serve(listener, limits, life.clone(), move |request, peer| front::http::answer(engine.clone(), request, peer)));
+        }
+        life.spawn(engine.clone().sweep());
+        life.spawn(reload_on_signal(ops, life.clone()));
+        log::info!(listen = names.join(" "), upstream = engine.back.status().to_string(), control:% = control.display(); "serving");
+        if let Some(welcome) = welcome {
+            let url = names.first().map(|name| format!("http://{name}{}", engine.config().path)).unwrap_or_default();
+            // A closed stdout is no reason not to serve.
+            let _ = std::io::stdout().write_all(welcome(&url).as_bytes());
+        }
+        life.ready(&format!("serving on {}", names.join(" ")), ready_fd);
+        life.draining().await;
+        log::info!(requests = engine.parking.requests(); "draining");
+        let cut = life.finish().await;
+        if let Back::Exec(back) = &engine.back {
+            back.shut_down().await;
+        }
+        log::info!(cut; "stopped");
+        Ok(())
+    })
+}
+
+async fn reload_on_signal(ops: Arc<Ops>, life: Life) {
+    loop {
+        tokio::select! {
+            () = life.reload_requested() => {
+                let _told_in_the_log = control::Controlled::reload(&*ops).await;
+            }
+            () = life.draining() => return,
+        }
+    }
+}
+
+fn back(config: &Config, life: &Life) -> Result<Back, Failure> {
+    match &config.upstream {
+        Some(upstream) => {
+            let back = HttpBack::new(upstream.clone()).map_err(|error| Failure::config(format!("upstream: {error}")))?;
+            Ok(Back::Http(back))
+        }
+        None => {
+            let process = &config.process;
+            let mut options = ExecOptions::new(config.exec.iter().map(OsString::from).collect());
+            options.idle_timeout = process.idle.duration();
+            options.max_processes = process.max.get();
+            options.failure_threshold = process.failures.get();
+            options.start_timeout = process.start_timeout.duration();
+            options.stop_grace = process.stop_grace.duration();
+            Ok(Back::Exec(ExecBack::new(options, life.clone())))
+        }
+    }
+}
+
+/// The directory that was asked for; otherwise one for each first listener, so that two daemons of one user do not meet.
+fn open_store(config: &Config) -> Result<(Store, Found), Failure> {
+    let mut directory = files::state_dir(config.state_dir.as_deref(), DAEMON).map_err(|error| Failure::new(Exit::Config, &error))?;
+    if config.state_dir.is_none() {
+        let name = config.listeners().first().map(|listener| listener.address.to_string()).unwrap_or_default();
+        directory.push(name.replace(|char: char| !char.is_ascii_alphanumeric() && !".-".contains(char), "_"));
+    }
+    Store::open(&directory).map_err(|error| {
+        let exit = if matches!(error, StoreError::Locked(_)) { Exit::Unavailable } else { Exit::Config };
+        Failure::new(exit, &error)
+    })
+}
+
+fn uids(users: &[String]) -> Result<Vec<u32>, Failure> {
+    let uid = |name: &String| match nix::unistd::User::from_name(name) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        _ => Err(Failure::config(format!("listener.users: there is no user `{name}`"))),
+    };
+    users.iter().map(uid).collect()
+}
+
+fn control_path() -> Result<PathBuf, Failure> {
+    let directory = files::runtime_dir(DAEMON).map_err(|error| Failure::new(Exit::Config, &error))?;
+    Ok(directory.join("control.sock"))
+}
+
+fn control_socket(flag: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    flag.map_or_else(control_path, Ok)
+}
+
+fn serve_stdio(args: Stdio, command: Option<Vec<String>>) -> Done {
+    mcp_daemon::log::init(DAEMON);
+    let mut config = load(args.config.as_deref())?;
+    config.upstream = args.upstream.or(config.upstream);
+    if let Some(command) = command {
+        config.exec = command;
+    }
+    config.token_file = args.token_file.or(config.token_file);
+    config.headers.extend(args.header);
+    config.grace = args.grace.unwrap_or(config.grace);
+    config.check().map_err(|error| Failure::new(Exit::Config, &error))?;
+    let own_headers = sessiond::own_headers(&config).map_err(Failure::config)?;
+    runtime()?.block_on(async move {
+        let life = Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
+        let back = back(&config, &life)?;
+        let engine = Engine::new(config, own_headers, back, Store::in_memory(), Found::default(), life.clone());
+        let caller = Caller { subject: Arc::default(), route: None };
+        let handler = engine.clone();
+        let call = move |request| {
+            let (engine, caller) = (handler.clone(), caller.clone());
+            async move { engine.handle(caller, request).await }
+        };
+        //STDIO front::stdio::run(tokio::io::stdin(), tokio::io::stdout(), life.clone(), call).await;
+        life.drain();
+        life.finish().await;
+        if let Back::Exec(back) = &engine.back {
+            back.shut_down().await;
+        }
+        Ok(())
+    })?;
+    // tokio reads stdin on a thread that cannot be interrupted: do not wait for one more line.
+    std::process::exit(0);
+}
+
+fn examine(args: Doctor, command: Option<Vec<String>>) -> Done {
+    let config = Config { upstream: args.upstream, exec: command.unwrap_or_default(), token_file: args.token_file, headers: args.header, ..Config::default() };
+    let config = Config { listen: vec![default_listen()], ..config };
+    config.check().map_err(|error| Failure::new(Exit::Usage, &error))?;
+    let own_headers: OwnHeaders = sessiond::own_headers(&config).map_err(Failure::config)?;
+    let healed = runtime()?.block_on(async move {
+        let life = Life::new(config.grace.duration());
+        let back = back(&config, &life)?;
+        let healed = doctor::examine(config, own_headers, back, life.clone(), |finding| {
+            println!("{finding}");
+            if finding.grade == Grade::Bad {
+                println!("      (see docs/operations.md, \"doctor\")");
+            }
+        })
+        .await;
+        life.drain();
+        life.finish().await;
+        Ok::<bool, Failure>(healed)
+    })?;
+    if healed { Ok(()) } else { Err(Failure { line: "the server is not healed, see above".into(), exit: Exit::Unavailable }) }
+}
+
+fn ask(control: &Path, method: &str, path: &str) -> Result<Value, Failure> {
+    let answer = runtime()?.block_on(control::ask(control, method, path));
+    let (status, body) = answer.map_err(|error: AskError| Failure::new(Exit::Unavailable, &error))?;
+    let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if status.is_success() {
+        return Ok(value);
+    }
+    let why = value["error"].as_str().map_or_else(|| status.to_string(), str::to_owned);
+    Err(Failure { line: why, exit: Exit::Unavailable })
+}
+
+fn show(value: &Value, json: bool, render: fn(&Value) -> String) -> Done {
+    if json {
+        println!("{value:#}");
+    } else {
+        print!("{}", render(value));
+    }
+    Ok(())
+}
+
+fn render_nothing(_: &Value) -> String {
+    String::new()
+}
+
+fn render_status(status: &Value) -> String {
+    let listeners: Vec<&str> = status["listeners"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let sessions = &status["sessions"];
+    format!(
+        "mcp-sessiond {version}, pid {pid}, up {up}{draining}\nlistening  {listeners}\nserver     {back}\nsessions   {live} live, {healing} healing, {dormant} dormant\nparked     {parked} requests\n",
+        version = status["version"].as_str().unwrap_or_default(),
+        pid = status["pid"],
+        up = age(&status["uptime_seconds"]),
+        draining = if status["draining"] == true { ", draining" } else { "" },
+        listeners = listeners.join(" "),
+        back = status["back"]["upstream"].as_str().map_or_else(|| status["back"].to_string(), str::to_owned),
+        live = sessions["live"],
+        healing = sessions["healing"],
+        dormant = sessions["dormant"],
+        parked = status["parked"],
+    )
+}
+
+fn render_sessions(sessions: &Value) -> String {
+    let mut table = format!("{:<10} {:<8} {:<20} {:<16} {:<11} {:>5}  idle\n", "SESSION", "STATE", "CLIENT", "SUBJECT", "VERSION", "HEALS");
+    for session in sessions.as_array().into_iter().flatten() {
+        let text = |key: &str| session[key].as_str().filter(|text| !text.is_empty()).unwrap_or("-").chars().take(20).collect::<String>();
+        let short: String = text("session").chars().take(8).collect();
+        table += &format!(
+            "{short:<10} {:<8} {:<20} {:<16} {:<11} {:>5}  {}\n",
+            text("state"),
+            text("client"),
+            text("subject"),
+            text("version"),
+            session["heals"],
+            age(&session["idle_seconds"]),
+        );
+    }
+    table
+}
+
+fn age(seconds: &Value) -> String {
+    match seconds.as_u64().unwrap_or_default() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}

@@ -1,0 +1,374 @@
+//! A server's stream of events as the answer to one request: looked at event by event, and mended when it breaks.
+//!
+//! Events get ids of ours once there is something to come back for, that is from the first event before the answer on;
+//! such a stream is kept in a ring and read to its end even if the client goes away.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode};
+use http_body::{Body as HttpBody, Frame};
+use mcp_daemon::body::{Body, BodyError};
+use tokio::sync::futures::OwnedNotified;
+
+use super::call::{self, Call, Outcome, Progress};
+use super::engine::Engine;
+use super::upstream::InFlight;
+use super::{Live, heal, reply};
+use crate::mcp::{self, Envelope, Glance, Kind};
+use crate::sse::{self, Splitter};
+use crate::streams::{KeepAlive, Ring, StreamId};
+use crate::verdict::{self, Flavour, Verdict};
+
+type Mending = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+type Event = Result<Frame<Bytes>, BodyError>;
+
+/// The body of an answer that is a stream.
+pub struct CallStream(Option<Box<Pump>>);
+
+struct Pump {
+    engine: Arc<Engine>,
+    call: Arc<Call>,
+    source: Source,
+    keep_alive: KeepAlive,
+    ring: Option<Arc<Ring>>,
+}
+
+/// Where the events come from now.
+enum Source {
+    Done,
+    /// From nowhere until this is healed.
+    Mending(Mending),
+    /// From a stream that looks after itself, or a message that is being read.
+    Passing { body: Body, wrap: Option<Vec<u8>> },
+    /// An event that waits for what it teaches to be on disk.
+    Saving { saved: Pin<Box<dyn Future<Output = ()> + Send>>, event: Option<Bytes>, then: Box<Reading> },
+    Upstream(Box<Reading>),
+}
+
+/// An upstream's stream while it is read.
+struct Reading {
+    body: Body,
+    splitter: Splitter,
+    live: Live,
+    flight: InFlight,
+    progress: Progress,
+    hung: Option<Pin<Box<OwnedNotified>>>,
+    answered: bool,
+    /// The upstream's own id of the newest event: where to go on when it ends the stream early on purpose.
+    last_id: Option<HeaderValue>,
+    /// Parts of a large event, to be sent without copying it.
+    queue: VecDeque<Bytes>,
+}
+
+impl CallStream {
+    /// Follows the stream that `live` answers `call` with.
+    pub fn new(engine: Arc<Engine>, call: Arc<Call>, live: Live, body: Body, flight: InFlight, progress: Progress) -> Self {
+        let reading = Reading {
+            body,
+            splitter: Splitter::default(),
+            live,
+            flight,
+            progress,
+            hung: None,
+            answered: false,
+            last_id: None,
+            queue: VecDeque::new(),
+        };
+        Self::from_source(engine, call, Source::Upstream(Box::new(reading)))
+    }
+
+    /// Comments until `mending` has an answer.
+    pub fn mending(engine: Arc<Engine>, call: Arc<Call>, mending: Mending) -> Self {
+        Self::from_source(engine, call, Source::Mending(mending))
+    }
+
+    fn from_source(engine: Arc<Engine>, call: Arc<Call>, source: Source) -> Self {
+        let keep_alive = KeepAlive::new(engine.config().stream.keep_alive.duration());
+        Self(Some(Box::new(Pump { engine, call, source, keep_alive, ring: None })))
+    }
+}
+
+impl HttpBody for CallStream {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        match &mut self.0 {
+            Some(pump) => pump.poll(cx),
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+impl Drop for CallStream {
+    fn drop(&mut self) {
+        let Some(mut pump) = self.0.take() else { return };
+        // The client can come back for the rest only if it has seen an event of ours.
+        if pump.ring.is_none() || matches!(pump.source, Source::Done) {
+            return;
+        }
+        let engine = pump.engine.clone();
+        let patience = engine.config().stream.keep_answer.duration();
+        engine.life.clone().spawn(async move {
+            let to_the_end = async { while std::future::poll_fn(|cx| pump.poll(cx)).await.is_some() {} };
+            tokio::select! {
+                _ = tokio::time::timeout(patience, to_the_end) => {}
+                () = engine.life.draining() => {}
+            }
+        });
+    }
+}
+
+impl Pump {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        loop {
+            let next = match self.poll_source(cx) {
+                Poll::Ready(next) => next,
+                Poll::Pending => {
+                    ready!(self.keep_alive.poll(cx));
+                    return Poll::Ready(Some(Ok(Frame::data(sse::KEEP_ALIVE))));
+                }
+            };
+            match next {
+                Some(event) if event.is_empty() => {}
+                Some(event) => {
+                    self.keep_alive.spoke();
+                    return Poll::Ready(Some(Ok(Frame::data(event))));
+                }
+                None => {
+                    self.source = Source::Done;
+                    if let Some(ring) = &self.ring {
+                        ring.end();
+                    }
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+
+    /// The next bytes for the client; empty ones mean "ask again".
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        match &mut self.source {
+            Source::Done => Poll::Ready(None),
+            Source::Mending(mending) => {
+                let answer = ready!(mending.as_mut().poll(cx));
+                self.source = passing(answer, &self.call.id);
+                Poll::Ready(Some(Bytes::new()))
+            }
+            Source::Passing { body, wrap } => match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    let chunk = frame.into_data().unwrap_or_default();
+                    Poll::Ready(Some(match wrap {
+                        Some(message) => {
+                            message.extend_from_slice(&chunk);
+                            Bytes::new()
+                        }
+                        None => chunk,
+                    }))
+                }
+                // A message that broke while it was read was judged complete before; only its memory can be gone.
+                Some(Err(_)) | None => {
+                    let message = wrap.take();
+                    self.source = Source::Done;
+                    Poll::Ready(message.map(|message| self.emit(|id| sse::message(id, &message), true)))
+                }
+            },
+            Source::Saving { saved, event, then: _ } => {
+                ready!(saved.as_mut().poll(cx));
+                let event = event.take();
+                if let Source::Saving { then, .. } = std::mem::replace(&mut self.source, Source::Done) {
+                    self.source = Source::Upstream(then);
+                }
+                Poll::Ready(event)
+            }
+            Source::Upstream(_) => self.poll_upstream(cx),
+        }
+    }
+
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let Source::Upstream(reading) = &mut self.source else { return Poll::Ready(None) };
+        if let Some(part) = reading.queue.pop_front() {
+            return Poll::Ready(Some(part));
+        }
+        if let Some(block) = reading.splitter.next_block() {
+            return Poll::Ready(self.on_block(block));
+        }
+        match Pin::new(&mut reading.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                reading.flight.heard();
+                let Ok(chunk) = frame.into_data() else { return Poll::Ready(Some(Bytes::new())) };
+                if let Err(too_large) = reading.splitter.push(chunk) {
+                    log::warn!(session = self.call.session.key.short(), error:% = too_large; "answer cut off");
+                    return Poll::Ready(self.fail(&too_large.to_string()));
+                }
+                Poll::Ready(Some(Bytes::new()))
+            }
+            Poll::Ready(Some(Err(_)) | None) if reading.answered => Poll::Ready(None),
+            Poll::Ready(None) if reading.last_id.is_some() => Poll::Ready(self.resume()),
+            Poll::Ready(Some(Err(_)) | None) => Poll::Ready(self.mend(Flavour::Broken, false, None)),
+            Poll::Pending => {
+                let hung = &reading.flight.upstream().hung;
+                let hung = reading.hung.get_or_insert_with(|| Box::pin(hung.clone().notified_owned()));
+                ready!(hung.as_mut().poll(cx));
+                Poll::Ready(self.mend(Flavour::Hang, false, None))
+            }
+        }
+    }
+
+    /// Looks at one whole event of the upstream.
+    fn on_block(&mut self, block: Bytes) -> Option<Bytes> {
+        let Source::Upstream(reading) = &mut self.source else { return None };
+        if let Some(id) = sse::id(&block) {
+            reading.last_id = HeaderValue::from_bytes(id).ok();
+        }
+        let Some(data) = sse::data(&block) else { return Some(sse::without_id(&block)) };
+        if data.is_empty() {
+            // A priming event: it exists to give the client an id to come back with.
+            return Some(self.emit(|id| sse::with_id(&block, id), false));
+        }
+        match mcp::glance(&data) {
+            Some(Glance::Method) => {
+                let generation = reading.live.generation;
+                Some(match Envelope::parse(&data) {
+                    Ok(message) if message.kind() == Some(Kind::Request) => {
+                        let theirs = message.id.expect("a request has an id");
+                        let ours = self.call.session.ask_client(generation, theirs);
+                        let question = mcp::splice_id(&data, theirs, &ours);
+                        self.emit(|id| sse::with_data(&block, id, &question), false)
+                    }
+                    _ => self.emit(|id| sse::with_id(&block, id), false),
+                })
+            }
+            Some(Glance::Error) => match verdict::judge(StatusCode::OK, &http::HeaderMap::new(), &data) {
+                Verdict::Lost(flavour) => self.mend(flavour, true, Some(data)),
+                Verdict::Doubtful(flavour) => self.doubt(flavour, data),
+                Verdict::Answer | Verdict::NotForwarded => Some(self.answer(block)),
+            },
+            Some(Glance::Result) if self.call.teaches(&self.engine) => {
+                let saved = call::learn(&self.engine, &self.call, &data);
+                let event = self.answer(block);
+                match (saved, std::mem::replace(&mut self.source, Source::Done)) {
+                    (Some(saved), Source::Upstream(then)) => {
+                        self.source = Source::Saving { saved: Box::pin(saved.wait()), event: Some(event), then };
+                        Some(Bytes::new())
+                    }
+                    (_, source) => {
+                        self.source = source;
+                        Some(event)
+                    }
+                }
+            }
+            Some(Glance::Result) => Some(self.answer(block)),
+            None => Some(self.emit(|id| sse::with_id(&block, id), false)),
+        }
+    }
+
+    /// The answer itself. Without a ring nobody can come back for it, so it needs no id and its bytes stay as they are.
+    fn answer(&mut self, block: Bytes) -> Bytes {
+        if let Source::Upstream(reading) = &mut self.source {
+            reading.answered = true;
+        }
+        if self.ring.is_some() { self.emit(|id| sse::with_id(&block, id), true) } else { sse::without_id(&block) }
+    }
+
+    /// Gives an event an id of ours and keeps it for a client that comes back.
+    fn emit(&mut self, make: impl FnOnce(&str) -> Bytes, last: bool) -> Bytes {
+        if self.ring.is_none() && last {
+            return make(&StreamId::mint().event(1));
+        }
+        let bounds = &self.engine.config().stream;
+        let ring = self.ring.get_or_insert_with(|| {
+            let ring = Ring::new(bounds);
+            self.call.session.keep_answer(&ring, bounds);
+            ring
+        });
+        ring.push(make)
+    }
+
+    fn fail(&mut self, message: &str) -> Option<Bytes> {
+        self.source = Source::Done;
+        let error = mcp::error_body(&self.call.id, mcp::INTERNAL_ERROR, message);
+        Some(self.emit(|id| sse::message(id, error.as_bytes()), true))
+    }
+
+    fn mend(&mut self, flavour: Flavour, did_not_run: bool, answer: Option<Bytes>) -> Option<Bytes> {
+        let answer = answer.map(said);
+        self.go_on(Outcome::Lost { flavour, did_not_run, answer })
+    }
+
+    fn doubt(&mut self, flavour: Flavour, data: Bytes) -> Option<Bytes> {
+        self.go_on(Outcome::Doubtful(flavour, said(data)))
+    }
+
+    fn go_on(&mut self, outcome: Outcome) -> Option<Bytes> {
+        let Source::Upstream(reading) = std::mem::replace(&mut self.source, Source::Done) else { return None };
+        let Reading { live, progress, .. } = *reading;
+        let mending = call::mend(self.engine.clone(), self.call.clone(), progress, Some((live, outcome)));
+        self.source = Source::Mending(Box::pin(mending));
+        Some(Bytes::new())
+    }
+
+    /// The server ended the stream before its answer but gave ids to come back with (MCP 2025-11-25, resumability).
+    fn resume(&mut self) -> Option<Bytes> {
+        let Source::Upstream(reading) = std::mem::replace(&mut self.source, Source::Done) else { return None };
+        let Reading { live, progress, last_id, .. } = *reading;
+        let (engine, call) = (self.engine.clone(), self.call.clone());
+        self.source = Source::Mending(Box::pin(async move {
+            let lost = match heal::resume(&engine, &call, &live, last_id).await {
+                Ok((body, flight)) => return reply::stream(Body::stream(CallStream::new(engine, call, live, body, flight, progress))),
+                Err(flavour) => Outcome::Lost { flavour, did_not_run: false, answer: None },
+            };
+            call::mend(engine, call, progress, Some((live, lost))).await
+        }));
+        Some(Bytes::new())
+    }
+}
+
+/// What the upstream said, as an answer of its own.
+fn said(data: Bytes) -> Response<Body> {
+    let mut response = reply::json(StatusCode::OK, String::new());
+    *response.body_mut() = Body::from(data);
+    response
+}
+
+/// How to go on with an answer in a stream that has begun: the status is said already, so only a message can follow.
+fn passing(answer: Response<Body>, id: &str) -> Source {
+    let (head, body) = answer.into_parts();
+    if reply::is_stream(&head.headers) {
+        return Source::Passing { body, wrap: None };
+    }
+    if head.status == StatusCode::OK {
+        return Source::Passing { body, wrap: Some(Vec::new()) };
+    }
+    let error = mcp::error_body(id, mcp::INTERNAL_ERROR, &format!("the server answered {}", head.status));
+    Source::Passing { body: Body::from(error), wrap: Some(Vec::new()) }
+}
+
+/// Chunks that were read already, then the rest.
+pub struct Chain {
+    first: VecDeque<Bytes>,
+    rest: Body,
+}
+
+impl Chain {
+    /// `first`, then `rest`.
+    pub fn new(first: VecDeque<Bytes>, rest: Body) -> Self {
+        Self { first, rest }
+    }
+}
+
+impl HttpBody for Chain {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        match self.first.pop_front() {
+            Some(chunk) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Reading a TOML file into a type that can only hold what works; every mistake is one line that names the file, the
+//! line, the key and what is expected. Unknown keys are errors where the type says `deny_unknown_fields`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+pub use crate::quantity::{QuantityError, Size, Span};
+
+/// Largest configuration file in bytes; a larger one is surely the wrong file.
+pub const MAX_CONFIG: u64 = 4 * 1024 * 1024;
+
+/// Why a configuration cannot be used, as one line.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not TOML or does not mean what it should.
+    #[error("{}:{line}: {}{}{message}", path.display(), key, if key.is_empty() { "" } else { ": " })]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// The key, such as `upstream[0].weight`; empty where no key is to blame.
+        key: String,
+        /// What was found and what is expected.
+        message: String,
+    },
+    /// The file cannot be read.
+    #[error("{}: {cause}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+}
+
+/// Reads a configuration file.
+pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let unreadable = |cause| ConfigError::Unreadable { path: path.to_owned(), cause };
+    let size = fs::metadata(path).map_err(unreadable)?.len();
+    if size > MAX_CONFIG {
+        let text = format!("{size} bytes, expected a configuration file of at most {MAX_CONFIG}");
+        return Err(unreadable(std::io::Error::other(text)));
+    }
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    parse(path, &text)
+}
+
+/// Reads a configuration from a text; `path` is for the error messages.
+pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    let invalid = |key: String, error: &toml::de::Error| {
+        let at = error.span().map_or(0, |span| span.start);
+        ConfigError::Invalid {
+            path: path.to_owned(),
+            line: text.bytes().take(at).filter(|b| *b == b'\n').count() + 1,
+            key,
+            message: one_line(error.message()),
+        }
+    };
+    let deserializer = toml::Deserializer::parse(text).map_err(|error| invalid(String::new(), &error))?;
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let key = error.path().to_string();
+        invalid(if key == "." { String::new() } else { key }, error.inner())
+    })
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::addr::{Listen, Upstream};
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Config {
+        listen: Option<Listen>,
+        grace: Option<Span>,
+        body: Option<Size>,
+        #[serde(default)]
+        upstream: Vec<Target>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Target {
+        url: Upstream,
+        weight: Option<std::num::NonZeroU16>,
+    }
+
+    fn error(text: &str) -> String {
+        parse::<Config>(Path::new("x.toml"), text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_right_file_is_read() {
+        let text = "listen = 'localhost:1'\ngrace = '30s'\nbody = '4MiB'\n[[upstream]]\nurl = '127.0.0.1:2'\nweight = 3";
+        let config: Config = parse(Path::new("x.toml"), text).unwrap();
+        assert_eq!(config.listen.unwrap().to_string(), "127.0.0.1:1");
+        assert_eq!((config.grace, config.body), (Some(Span::seconds(30)), Some(Size(4 << 20))));
+        assert_eq!(config.upstream[0].url.to_string(), "http://127.0.0.1:2/mcp");
+        assert_eq!(config.upstream[0].weight.unwrap().get(), 3);
+        assert_eq!(parse::<Config>(Path::new("x.toml"), "body = 4096").unwrap().body, Some(Size(4096)));
+    }
+
+    #[test]
+    fn every_mistake_is_one_line_with_file_line_key_and_what_is_expected() {
+        for (text, expected) in [
+            (
+                "\n[[upstream]]\nurl = '127.0.0.1:2'\nweight = 0",
+                "x.toml:4: upstream[0].weight: invalid value: integer `0`, expected a nonzero u16",
+            ),
+            (
+                "grace = '30s'\n\nlisten = 'here'",
+                "x.toml:3: listen: `here` is not an address; write 127.0.0.1:9121, unix:/run/x.sock or fd:name",
+            ),
+            ("grace = 30", "x.toml:1: grace: `30` is not a duration; write 500ms, 30s, 30m or 7d"),
+            ("body = '1GB'", "x.toml:1: body: `1GB` is not a size; write 4096, 64KiB or 4MiB"),
+            (
+                "\n\ngrase = '30s'",
+                "x.toml:3: grase: unknown field `grase`, expected one of `listen`, `grace`, `body`, `upstream`",
+            ),
+            (
+                "[[upstream]]\nurl = '127.0.0.1:2'\nwait = 1",
+                "x.toml:3: upstream[0].wait: unknown field `wait`, expected `url` or `weight`",
+            ),
+            ("[[upstream]]\nweight = 1", "x.toml:1: upstream[0]: missing field `url`"),
+        ] {
+            assert_eq!(error(text), expected);
+        }
+    }
+
+    #[test]
+    fn broken_toml_names_its_line() {
+        for text in ["\nlisten = ", "\nlisten = 'a' 'b'", "\n[[upstream", "a = 1\na = 2"] {
+            let error = error(text);
+            assert!(error.starts_with("x.toml:2: ") && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let error = load::<Config>(Path::new("/nonexistent/x.toml")).unwrap_err().to_string();
+        assert_eq!(error, "/nonexistent/x.toml: No such file or directory (os error 2)");
+    }
+}

@@ -1,0 +1,85 @@
+//! How a daemon ends: an exit code per cause (sysexits.h), and an error as one line with its causes.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+/// Why a process ends other than well, as the number that tells a supervisor whether to retry.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Exit {
+    /// The command line is wrong (`EX_USAGE`).
+    Usage = 64,
+    /// Something we depend on is not there (`EX_UNAVAILABLE`).
+    Unavailable = 69,
+    /// Our own bug (`EX_SOFTWARE`).
+    Bug = 70,
+    /// It may work later, unchanged (`EX_TEMPFAIL`).
+    TryAgain = 75,
+    /// The configuration is wrong (`EX_CONFIG`).
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// An error and its causes as one line, `a: b: c`; a cause whose text was just said is not said again.
+pub fn chain(error: &dyn Error) -> String {
+    let mut line = one_line(&error.to_string());
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = one_line(&error.to_string());
+        if !text.is_empty() && !line.ends_with(&text) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&text);
+        }
+        cause = error.source();
+    }
+    line
+}
+
+/// Some libraries write several lines; a log line or stderr line is one.
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Link {
+        text: &'static str,
+        source: Option<Box<Link>>,
+    }
+
+    fn link(texts: &[&'static str]) -> Link {
+        let source = (texts.len() > 1).then(|| Box::new(link(&texts[1..])));
+        Link { text: texts[0], source }
+    }
+
+    #[test]
+    fn causes_follow_in_one_line_without_repetition() {
+        assert_eq!(chain(&link(&["a", "b", "c"])), "a: b: c");
+        assert_eq!(chain(&link(&["a: b", "b", "c"])), "a: b: c");
+        assert_eq!(chain(&link(&["a\n  more", "", "c\n"])), "a more: c");
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_sysexits() {
+        for (exit, code) in [
+            (Exit::Usage, 64),
+            (Exit::Unavailable, 69),
+            (Exit::Bug, 70),
+            (Exit::TryAgain, 75),
+            (Exit::Config, 78),
+        ] {
+            assert_eq!(ExitCode::from(exit), ExitCode::from(code));
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! What every daemon of this project does alike: addresses, sockets, serving, connecting, control, life cycle,
+//! configuration, logs and metrics. Flat modules; nothing here knows MCP, a session or a particular server.
+//! A module enters when a second daemon needs it. Start with [`life`], then [`serve`], [`client`] and [`control`].
+//! The only `unsafe` code is in [`fds`], and the only call of `tokio::spawn` in [`life`].
+
+pub mod addr;
+pub mod body;
+pub mod client;
+pub mod config;
+pub(crate) mod connect;
+pub mod control;
+pub mod exit;
+pub mod fds;
+pub mod files;
+pub mod life;
+pub mod listener;
+pub mod log;
+pub mod metrics;
+pub(crate) mod notify;
+pub(crate) mod progress;
+pub mod quantity;
+pub mod route;
+pub mod secret;
+pub mod serve;
+pub(crate) mod signals;
+pub mod upstream;

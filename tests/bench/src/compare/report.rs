@@ -1,0 +1,223 @@
+//! The tables, and the bars that the medians are held to.
+
+use std::process::ExitCode;
+
+use super::memory::Memory;
+use super::rounds::{Cell, Latency};
+use super::{CANDIDATE, DIRECT, HOP, NGINX};
+use crate::stats::{Ratio, median};
+
+/// Throughput at 8 and 64 sessions, as a share of the hop's: at least this.
+const THROUGHPUT: f64 = 0.9;
+/// CPU per call at 8 and 64 sessions, as a multiple of the hop's: at most this.
+const CPU: f64 = 1.25;
+/// Total latency at 200 calls a second, p50 and p99, as a multiple of the hop's: at most this.
+const LATENCY: [f64; 2] = [1.3, 2.0];
+/// Resident memory before the first request, in bytes: below this.
+const IDLE: f64 = 8e6;
+/// Memory per idle session, in KiB: at most this.
+const SESSION: f64 = 4.0;
+/// Memory per open stream, in KiB: at most this.
+const STREAM: f64 = 32.0;
+/// From the fork to the first accepted connection, in milliseconds: at most this.
+const START: f64 = 20.0;
+/// A hop below this share of nginx' throughput was not measured fairly, and nothing compared with it counts.
+const VOID: f64 = 0.8;
+
+/// Prints each table when it is complete, and remembers how the bars were met.
+pub struct Report {
+    candidate: &'static str,
+    failed: Vec<String>,
+    void: Vec<String>,
+    passed: usize,
+}
+
+impl Report {
+    /// An empty report on `candidate`.
+    pub fn new(candidate: &'static str) -> Self {
+        Self { candidate, failed: Vec::new(), void: Vec::new(), passed: 0 }
+    }
+
+    /// Prints requests per second.
+    pub fn throughput(&mut self, cells: &[Cell]) {
+        let name = self.candidate;
+        println!(
+            "\nthroughput, calls/s: medians of {} rounds, {} pairs",
+            cells[0].rounds[DIRECT].len(),
+            cells[0].rounds[HOP].len()
+        );
+        println!(
+            "{:12}{:>5}{:>10}{:>10}{:>10}{:>10}  {:22}hop/nginx",
+            "answer",
+            "N",
+            "direct",
+            "nginx",
+            "hop",
+            name,
+            format!("{name}/hop")
+        );
+        for cell in cells {
+            let rates =
+                cell.rounds.each_ref().map(|rounds| rounds.iter().map(|at| at.rate).collect::<Vec<_>>());
+            let ratio = Ratio::of(&rates[CANDIDATE], &rates[HOP]);
+            let yardstick = median(&rates[HOP]) / median(&rates[NGINX]);
+            let word = match cell.sessions {
+                1 => "",
+                _ if yardstick < VOID => {
+                    self.void.push(format!("throughput, {}", label(cell)));
+                    "void"
+                }
+                _ => self.judge(&format!("throughput, {}", label(cell)), ratio.median, THROUGHPUT, true),
+            };
+            let [direct, nginx, hop, candidate] = rates.each_ref().map(|rates| median(rates));
+            println!(
+                "{:17}{direct:>10.0}{nginx:>10.0}{hop:>10.0}{candidate:>10.0}  {}  {:.2}  {word}",
+                label(cell),
+                spread(ratio),
+                yardstick
+            );
+        }
+    }
+
+    /// Prints CPU time per call, which in microseconds is a hundredth of CPU seconds per 10,000 calls.
+    pub fn cpu(&mut self, cells: &[Cell]) {
+        let name = self.candidate;
+        println!("\nCPU of the process, s per 10,000 calls (x 100 = microseconds per call)");
+        println!(
+            "{:12}{:>5}{:>10}{:>10}{:>10}{:>10}  {name}/hop",
+            "answer", "N", "echo", "nginx", "hop", name
+        );
+        for cell in cells {
+            let used = cell
+                .rounds
+                .each_ref()
+                .map(|rounds| rounds.iter().map(|at| at.cpu_micros).collect::<Vec<_>>());
+            let ratio = Ratio::of(&used[CANDIDATE], &used[HOP]);
+            let word = match cell.sessions {
+                1 => "",
+                _ => self.judge(&format!("CPU, {}", label(cell)), ratio.median, CPU, false),
+            };
+            let [direct, nginx, hop, candidate] = used.each_ref().map(|used| median(used) / 100.0);
+            println!(
+                "{:17}{direct:>10.4}{nginx:>10.4}{hop:>10.4}{candidate:>10.4}  {}  {word}",
+                label(cell),
+                spread(ratio)
+            );
+        }
+    }
+
+    /// Prints latency at the fixed rate.
+    pub fn latency(&mut self, columns: &[Latency; 4]) {
+        let name = self.candidate;
+        let pairs = columns[HOP].p50.len();
+        println!("\nlatency at 200 calls/s, 1 KiB JSON, microseconds: medians of {pairs} interleaved pairs");
+        println!("{:12}{:>10}{:>10}{:>10}{:>10}  {name}/hop", "", "direct", "nginx", "hop", name);
+        let p50 = columns.each_ref().map(|column| column.p50.as_slice());
+        let p99 = columns.each_ref().map(|column| column.p99.as_slice());
+        for (what, values, limit) in [("p50", p50, LATENCY[0]), ("p99", p99, LATENCY[1])] {
+            let ratio = Ratio::of(values[CANDIDATE], values[HOP]);
+            let word = self.judge(&format!("latency {what}"), ratio.median, limit, false);
+            let [direct, nginx, hop, candidate] = values.map(median);
+            println!(
+                "{:12}{direct:>10.0}{nginx:>10.0}{hop:>10.0}{candidate:>10.0}  {}  {word}",
+                format!("{what} total"),
+                spread(ratio)
+            );
+            let added = values.map(|column| {
+                let added: Vec<f64> =
+                    column.iter().zip(values[DIRECT]).map(|(total, direct)| total - direct).collect();
+                median(&added)
+            });
+            println!(
+                "{:12}{:>10}{:>10.0}{:>10.0}{:>10.0}",
+                format!("{what} added"),
+                "",
+                added[NGINX],
+                added[HOP],
+                added[CANDIDATE]
+            );
+        }
+    }
+
+    /// Prints how long each program took to listen.
+    pub fn start(&mut self, rows: &[(&'static str, Vec<f64>)]) {
+        println!("\nfrom fork to listening, ms: medians of {} starts", rows[0].1.len());
+        for (name, took) in rows {
+            let took = median(took);
+            let word = if *name == self.candidate { self.judge("start", took, START, false) } else { "" };
+            println!("{name:12}{took:>10.1}  {word}");
+        }
+    }
+
+    /// Prints memory; `streams` is the larger number of streams.
+    pub fn memory(&mut self, rows: &[(&'static str, Memory)], streams: usize) {
+        println!("\nresident memory");
+        println!(
+            "{:12}{:>10}{:>20}{:>16}{:>22}{:>22}",
+            "",
+            "idle, MB",
+            "1,000 sessions, MB",
+            "KiB/session",
+            "KiB/stream of 1,000",
+            format!("KiB/stream of {streams}")
+        );
+        for (name, memory) in rows {
+            let [session, stream, many] = [memory.per_session, memory.per_stream, memory.per_stream_of_many]
+                .map(|bytes| bytes / 1024.0);
+            let words = if *name == self.candidate {
+                [
+                    self.judge("idle memory", memory.idle, IDLE, false),
+                    self.judge("memory per session", session, SESSION, false),
+                    self.judge("memory per stream of 1,000", stream, STREAM, false),
+                    self.judge(&format!("memory per stream of {streams}"), many, STREAM, false),
+                ]
+                .join(" ")
+            } else {
+                String::new()
+            };
+            println!(
+                "{name:12}{:>10.2}{:>20.2}{session:>16.2}{stream:>22.1}{many:>22.1}  {words}",
+                memory.idle / 1e6,
+                memory.with_sessions / 1e6
+            );
+        }
+    }
+
+    /// Prints the verdict; the exit code of a run whose bars bind.
+    pub fn verdict(&self) -> ExitCode {
+        println!("\n{} bars hold, {} do not, {} void", self.passed, self.failed.len(), self.void.len());
+        for failed in &self.failed {
+            println!("FAIL  {failed}");
+        }
+        for void in &self.void {
+            println!("void  {void}: the hop is below {VOID} of nginx");
+        }
+        match (self.failed.is_empty(), self.void.is_empty()) {
+            (true, true) => ExitCode::SUCCESS,
+            (false, _) => ExitCode::from(1),
+            // Nothing failed, but not everything was judged: try again.
+            (true, false) => ExitCode::from(75),
+        }
+    }
+
+    fn judge(&mut self, what: &str, found: f64, limit: f64, at_least: bool) -> &'static str {
+        // Written so that NaN, which nothing was measured for, fails.
+        let holds = if at_least { found >= limit } else { found <= limit };
+        if holds {
+            self.passed += 1;
+            return "PASS";
+        }
+        let expected = if at_least { "at least" } else { "at most" };
+        self.failed.push(format!("{what}: {found:.2}, expected {expected} {limit:.2}"));
+        "FAIL"
+    }
+}
+
+fn label(cell: &Cell) -> String {
+    let form = if cell.shape.sse { "SSE" } else { "JSON" };
+    format!("{:>2} KiB {form:5}{:>6}", cell.shape.bytes / 1024, cell.sessions)
+}
+
+fn spread(ratio: Ratio) -> String {
+    format!("{:.2} [{:.2} .. {:.2}]", ratio.median, ratio.least, ratio.most)
+}

@@ -1,0 +1,84 @@
+//! A server loses its sessions, in every way that servers do; the client never notices.
+
+use serde_json::{Value, json};
+use support::{Client, Flavour, Mishap, Server, Sessiond};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_mcp-sessiond");
+
+async fn in_front_of(server: &Server) -> Sessiond {
+    Sessiond::start(BINARY, &["--upstream", &server.url()]).await
+}
+
+#[tokio::test]
+async fn every_flavour_of_stale_heals_and_the_stale_call_itself_succeeds() {
+    for flavour in Flavour::answering() {
+        let server = Server::start(flavour).await;
+        let sessiond = in_front_of(&server).await;
+        let client = Client::connect(&sessiond.url()).await.unwrap();
+        assert_eq!(client.call_text("echo", json!({"text": "before"})).await.unwrap(), "before", "{flavour}");
+        server.forget_sessions();
+        // A bare 502 does not prove that the call did not run: only what has no effect is sent again after it.
+        let tool = if flavour == Flavour::BadGateway502 { "read" } else { "count" };
+        let stale = client.call_text(tool, json!({})).await;
+        assert!(stale.is_ok(), "{flavour}: {stale:?}");
+        assert_eq!((server.initializes(), server.executed(tool)), (2, 1), "{flavour}");
+        assert_eq!(client.call_text("echo", json!({"text": "after"})).await.unwrap(), "after", "{flavour}");
+        assert_eq!(server.initializes(), 2, "{flavour}");
+    }
+}
+
+#[tokio::test]
+async fn sixty_four_concurrent_stale_calls_get_sixty_four_answers_and_one_initialize() {
+    for flavour in [Flavour::Python1_12, Flavour::Python2, Flavour::TypeScript, Flavour::Everything] {
+        let server = Server::start(flavour).await;
+        let sessiond = in_front_of(&server).await;
+        let client = Client::connect(&sessiond.url()).await.unwrap();
+        server.forget_sessions();
+        let calls: Vec<_> = (0..64)
+            .map(|number| {
+                let client = client.clone();
+                tokio::spawn(async move { client.call_text("echo", json!({"text": number.to_string()})).await })
+            })
+            .collect();
+        for (number, call) in calls.into_iter().enumerate() {
+            assert_eq!(call.await.unwrap().unwrap(), number.to_string(), "{flavour}");
+        }
+        assert_eq!(server.initializes(), 2, "{flavour}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_set_is_set_again() {
+    let server = Server::start(Flavour::Python2).await;
+    let sessiond = in_front_of(&server).await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    client.request("logging/setLevel", json!({"level": "warning"})).await.unwrap();
+    client.request("resources/subscribe", json!({"uri": "file:///kept"})).await.unwrap();
+    client.request("resources/subscribe", json!({"uri": "file:///dropped"})).await.unwrap();
+    client.request("resources/unsubscribe", json!({"uri": "file:///dropped"})).await.unwrap();
+    client.call("activate_project", json!({"project": "first"})).await.unwrap();
+    client.call("activate_project", json!({"project": "second"})).await.unwrap();
+    let before: Value = serde_json::from_str(&client.call_text("whoami", json!({})).await.unwrap()).unwrap();
+    server.stop().await;
+    server.start_again().await;
+    let after: Value = serde_json::from_str(&client.call_text("whoami", json!({})).await.unwrap()).unwrap();
+    for key in ["project", "level", "subscriptions"] {
+        assert_eq!(before[key], after[key], "{key}: {before} {after}");
+    }
+    assert_eq!(before["project"], "second", "{before}");
+}
+
+#[tokio::test]
+async fn a_doubtful_answer_on_a_living_session_is_the_answer() {
+    let server = Server::start(Flavour::Python2).await;
+    let sessiond = in_front_of(&server).await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    server.next(1, Mishap::rpc_error(-32602, "Invalid request parameters").on("tools/call"));
+    let refused = client.call("count", json!({})).await.unwrap_err();
+    assert_eq!(refused.code(), Some(-32602));
+    server.next(1, Mishap::status(502).on("tools/call"));
+    let gateway = client.call("count", json!({})).await.unwrap_err();
+    assert_eq!(client.last_status(), 200, "a 5xx of an intermediary never reaches the client of a known session");
+    assert!(gateway.message().contains("502"), "{gateway:?}");
+    assert_eq!((server.initializes(), server.executed("count")), (1, 0));
+}

@@ -1,0 +1,49 @@
+//! Test support: an MCP server that misbehaves on command ([`Server`]), a strict little client ([`Client`]),
+//! and the real `mcp-sessiond` as a child process ([`Sessiond`]).
+//!
+//! Nothing here is shipped. Tests wait for facts ([`Server::until`], [`Sessiond::until_logged`]), never for seconds.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "test support has no drain: its tasks end with the test's runtime"
+)]
+
+mod address;
+mod answer;
+mod answer_body;
+mod builder;
+mod checks;
+mod child_log;
+mod client;
+mod client_builder;
+mod connection;
+mod dial;
+mod events;
+mod failure;
+mod flavour;
+mod framing;
+mod http_front;
+mod methods;
+mod mishap;
+mod modern;
+mod process;
+mod refusal;
+mod server;
+mod sessiond;
+mod stdio;
+mod switches;
+mod tools;
+mod world;
+
+pub use builder::Builder;
+pub use client::Client;
+pub use client_builder::ClientBuilder;
+pub use events::{Event, Events};
+pub use failure::RpcFailure;
+pub use flavour::{Flavour, UnknownFlavour};
+pub use mishap::Mishap;
+pub use process::{Process, misbehaving_server};
+pub use server::Server;
+pub use sessiond::Sessiond;
+pub use stdio::{StdioOptions, be_left_behind, serve_stdio};
+pub use switches::{Answers, Switches};
+pub use world::Recorded;
