@@ -101,7 +101,8 @@ async fn send(
 ) -> Result<Response<Incoming>, SendError> {
     let mut request = request.map(Full::new);
     *request.uri_mut() = to.uri().clone();
-    request.headers_mut().insert(header::HOST, to.host().clone());
+    // A caller that sets its own has a reason, such as a server behind a name of its own.
+    request.headers_mut().entry(header::HOST).or_insert_with(|| to.host().clone());
     client.request(request).await.map_err(|error| {
         // hyper calls a request canceled exactly when it can hand it back unwritten.
         let unwritten = error

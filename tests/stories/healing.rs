@@ -37,7 +37,9 @@ async fn sixty_four_concurrent_stale_calls_get_sixty_four_answers_and_one_initia
         let calls: Vec<_> = (0..64)
             .map(|number| {
                 let client = client.clone();
-                tokio::spawn(async move { client.call_text("echo", json!({"text": number.to_string()})).await })
+                tokio::spawn(
+                    async move { client.call_text("echo", json!({"text": number.to_string()})).await },
+                )
             })
             .collect();
         for (number, call) in calls.into_iter().enumerate() {
@@ -78,7 +80,11 @@ async fn a_doubtful_answer_on_a_living_session_is_the_answer() {
     assert_eq!(refused.code(), Some(-32602));
     server.next(1, Mishap::status(502).on("tools/call"));
     let gateway = client.call("count", json!({})).await.unwrap_err();
-    assert_eq!(client.last_status(), 200, "a 5xx of an intermediary never reaches the client of a known session");
+    assert_eq!(
+        client.last_status(),
+        200,
+        "a 5xx of an intermediary never reaches the client of a known session"
+    );
     assert!(gateway.message().contains("502"), "{gateway:?}");
     assert_eq!((server.initializes(), server.executed("count")), (1, 0));
 }

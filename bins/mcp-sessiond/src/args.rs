@@ -28,7 +28,9 @@ All flags: mcp-sessiond --help
 /// mcp-sessiond --listen 127.0.0.1:9121 --upstream http://127.0.0.1:8080/mcp
 /// mcp-sessiond --listen 127.0.0.1:9121 -- serena start-mcp-server
 #[derive(FromArgs, Debug)]
-#[argh(note = "Addresses: 127.0.0.1:9121, unix:/run/x.sock, fd:name (an inherited socket). Everything after `--` is a stdio server to launch, one process per session. More settings: --config FILE, see docs/operations.md.")]
+#[argh(
+    note = "Addresses: 127.0.0.1:9121, unix:/run/x.sock, fd:name (an inherited socket). Everything after `--` is a stdio server to launch, one process per session. More settings: --config FILE, see docs/operations.md."
+)]
 pub struct Args {
     /// print the version
     #[argh(switch)]
@@ -185,7 +187,8 @@ pub fn split(args: impl Iterator<Item = OsString>) -> (Vec<OsString>, Option<Vec
 pub fn parse(own: &[OsString], has_command: bool) -> Result<Args, Early> {
     let mut words = Vec::new();
     for arg in own.iter().skip(1) {
-        let word = arg.to_str().ok_or_else(|| Early::Usage(format!("`{}` is not UTF-8", arg.to_string_lossy())))?;
+        let word =
+            arg.to_str().ok_or_else(|| Early::Usage(format!("`{}` is not UTF-8", arg.to_string_lossy())))?;
         words.push(word);
     }
     if words.is_empty() && !has_command {
@@ -203,7 +206,11 @@ pub fn parse(own: &[OsString], has_command: bool) -> Result<Args, Early> {
 }
 
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Run ")).collect::<Vec<_>>().join(" ")
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("Run "))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]
@@ -216,14 +223,17 @@ mod tests {
 
     #[test]
     fn what_follows_the_dashes_is_the_servers() {
-        let (own, command) = split(words("mcp-sessiond --listen 127.0.0.1:0 -- serena --help -- x").into_iter());
+        let (own, command) =
+            split(words("mcp-sessiond --listen 127.0.0.1:0 -- serena --help -- x").into_iter());
         assert!(parse(&own, true).is_ok());
         assert_eq!(command.unwrap(), words("serena --help -- x"));
     }
 
     #[test]
     fn an_unknown_flag_and_a_wrong_address_are_one_line() {
-        for line in ["mcp-sessiond --lisen 127.0.0.1:0", "mcp-sessiond --listen nonsense", "mcp-sessiond frobnicate"] {
+        for line in
+            ["mcp-sessiond --lisen 127.0.0.1:0", "mcp-sessiond --listen nonsense", "mcp-sessiond frobnicate"]
+        {
             match parse(&words(line), false) {
                 Err(Early::Usage(text)) => assert!(!text.contains('\n') && text.len() > 20, "{text}"),
                 other => panic!("{line}: {other:?}"),
@@ -233,6 +243,8 @@ mod tests {
 
     #[test]
     fn no_words_get_examples() {
-        assert!(matches!(parse(&words("mcp-sessiond"), false), Err(Early::Help(text)) if text.contains("--upstream http://127.0.0.1:8080/mcp")));
+        assert!(
+            matches!(parse(&words("mcp-sessiond"), false), Err(Early::Help(text)) if text.contains("--upstream http://127.0.0.1:8080/mcp"))
+        );
     }
 }

@@ -53,7 +53,8 @@ type Done = Result<(), Failure>;
 
 /// Does what the command line says.
 pub fn run(args: Args, command: Option<Vec<OsString>>) -> Done {
-    let takes_command = matches!(args.command, None | Some(Command::Doctor(_) | Command::Serena(_) | Command::Stdio(_)));
+    let takes_command =
+        matches!(args.command, None | Some(Command::Doctor(_) | Command::Serena(_) | Command::Stdio(_)));
     if command.is_some() && !takes_command {
         return Err(Failure::usage("nothing can follow `--` here"));
     }
@@ -62,8 +63,11 @@ pub fn run(args: Args, command: Option<Vec<OsString>>) -> Done {
         None => serve_http(Serving::from_args(args, command)?),
         Some(Command::Check(check)) => {
             let config = load(Some(&check.config))?;
-            config.check().map_err(|error| Failure::config(format!("{}: {error}", check.config.display())))?;
-            sessiond::own_headers(&config).map_err(|error| Failure::config(format!("{}: {error}", check.config.display())))?;
+            config
+                .check()
+                .map_err(|error| Failure::config(format!("{}: {error}", check.config.display())))?;
+            sessiond::own_headers(&config)
+                .map_err(|error| Failure::config(format!("{}: {error}", check.config.display())))?;
             println!("{}: right", check.config.display());
             Ok(())
         }
@@ -72,11 +76,15 @@ pub fn run(args: Args, command: Option<Vec<OsString>>) -> Done {
         Some(Command::Sessions(sessions)) => {
             let control = control_socket(sessions.control)?;
             match sessions.delete {
-                Some(name) => show(&ask(&control, "DELETE", &format!("/sessions/{name}"))?, true, render_nothing),
+                Some(name) => {
+                    show(&ask(&control, "DELETE", &format!("/sessions/{name}"))?, true, render_nothing)
+                }
                 None => show(&ask(&control, "GET", "/sessions")?, sessions.json, render_sessions),
             }
         }
-        Some(Command::Status(status)) => show(&ask(&control_socket(status.control)?, "GET", "/status")?, status.json, render_status),
+        Some(Command::Status(status)) => {
+            show(&ask(&control_socket(status.control)?, "GET", "/status")?, status.json, render_status)
+        }
         Some(Command::Stdio(args)) => serve_stdio(args, command),
     }
 }
@@ -85,7 +93,9 @@ fn texts(command: Vec<OsString>) -> Result<Vec<String>, Failure> {
     if command.is_empty() {
         return Err(Failure::usage("a command must follow `--`, like: -- serena start-mcp-server"));
     }
-    let text = |arg: OsString| arg.into_string().map_err(|arg| Failure::usage(&format!("`{}` is not UTF-8", arg.to_string_lossy())));
+    let text = |arg: OsString| {
+        arg.into_string().map_err(|arg| Failure::usage(&format!("`{}` is not UTF-8", arg.to_string_lossy())))
+    };
     command.into_iter().map(text).collect()
 }
 
@@ -95,7 +105,10 @@ fn load(path: Option<&Path>) -> Result<Config, Failure> {
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     // One thread: a session's traffic is small, and what is not shared needs no locks and little memory.
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::new(Exit::Bug, &error))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Bug, &error))
 }
 
 /// What the plain command and `serena` have in common.
@@ -157,7 +170,13 @@ fn serve_serena(args: Serena, more: Vec<String>) -> Done {
         config
     };
     let config = flags(Config::default());
-    serve_http(Serving { config, config_file: None, flags: Box::new(flags), ready_fd: args.ready_fd, welcome: Some(serena::welcome) })
+    serve_http(Serving {
+        config,
+        config_file: None,
+        flags: Box::new(flags),
+        ready_fd: args.ready_fd,
+        welcome: Some(serena::welcome),
+    })
 }
 
 fn serve_http(serving: Serving) -> Done {
@@ -195,7 +214,7 @@ fn serve_http(serving: Serving) -> Done {
         }
         life.spawn(engine.clone().sweep());
         life.spawn(reload_on_signal(ops, life.clone()));
-        log::info!(listen = names.join(" "), upstream = engine.back.status().to_string(), control:% = control.display(); "serving");
+        log::info!(listen = names.join(" "), server = engine.back.to_string(), control:% = control.display(); "serving");
         if let Some(welcome) = welcome {
             let url = names.first().map(|name| format!("http://{name}{}", engine.config().path)).unwrap_or_default();
             // A closed stdout is no reason not to serve.
@@ -227,8 +246,9 @@ async fn reload_on_signal(ops: Arc<Ops>, life: Life) {
 fn back(config: &Config, life: &Life) -> Result<Back, Failure> {
     match &config.upstream {
         Some(upstream) => {
-            let back = HttpBack::new(upstream.clone()).map_err(|error| Failure::config(format!("upstream: {error}")))?;
-            Ok(Back::Http(back))
+            let back = HttpBack::new(upstream.clone())
+                .map_err(|error| Failure::config(format!("upstream: {error}")))?;
+            Ok(Back::Http(Box::new(back)))
         }
         None => {
             let process = &config.process;
@@ -245,9 +265,11 @@ fn back(config: &Config, life: &Life) -> Result<Back, Failure> {
 
 /// The directory that was asked for; otherwise one for each first listener, so that two daemons of one user do not meet.
 fn open_store(config: &Config) -> Result<(Store, Found), Failure> {
-    let mut directory = files::state_dir(config.state_dir.as_deref(), DAEMON).map_err(|error| Failure::new(Exit::Config, &error))?;
+    let mut directory = files::state_dir(config.state_dir.as_deref(), DAEMON)
+        .map_err(|error| Failure::new(Exit::Config, &error))?;
     if config.state_dir.is_none() {
-        let name = config.listeners().first().map(|listener| listener.address.to_string()).unwrap_or_default();
+        let name =
+            config.listeners().first().map(|listener| listener.address.to_string()).unwrap_or_default();
         directory.push(name.replace(|char: char| !char.is_ascii_alphanumeric() && !".-".contains(char), "_"));
     }
     Store::open(&directory).map_err(|error| {
@@ -286,16 +308,18 @@ fn serve_stdio(args: Stdio, command: Option<Vec<String>>) -> Done {
     config.check().map_err(|error| Failure::new(Exit::Config, &error))?;
     let own_headers = sessiond::own_headers(&config).map_err(Failure::config)?;
     runtime()?.block_on(async move {
-        let life = Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
+        let life =
+            Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
         let back = back(&config, &life)?;
-        let engine = Engine::new(config, own_headers, back, Store::in_memory(), Found::default(), life.clone());
+        let engine =
+            Engine::new(config, own_headers, back, Store::in_memory(), Found::default(), life.clone());
         let caller = Caller { subject: Arc::default(), route: None };
         let handler = engine.clone();
         let call = move |request| {
             let (engine, caller) = (handler.clone(), caller.clone());
             async move { engine.handle(caller, request).await }
         };
-        //STDIO front::stdio::run(tokio::io::stdin(), tokio::io::stdout(), life.clone(), call).await;
+        front::stdio::run(tokio::io::stdin(), tokio::io::stdout(), life.clone(), call).await;
         life.drain();
         life.finish().await;
         if let Back::Exec(back) = &engine.back {
@@ -308,7 +332,13 @@ fn serve_stdio(args: Stdio, command: Option<Vec<String>>) -> Done {
 }
 
 fn examine(args: Doctor, command: Option<Vec<String>>) -> Done {
-    let config = Config { upstream: args.upstream, exec: command.unwrap_or_default(), token_file: args.token_file, headers: args.header, ..Config::default() };
+    let config = Config {
+        upstream: args.upstream,
+        exec: command.unwrap_or_default(),
+        token_file: args.token_file,
+        headers: args.header,
+        ..Config::default()
+    };
     let config = Config { listen: vec![default_listen()], ..config };
     config.check().map_err(|error| Failure::new(Exit::Usage, &error))?;
     let own_headers: OwnHeaders = sessiond::own_headers(&config).map_err(Failure::config)?;
@@ -326,7 +356,11 @@ fn examine(args: Doctor, command: Option<Vec<String>>) -> Done {
         life.finish().await;
         Ok::<bool, Failure>(healed)
     })?;
-    if healed { Ok(()) } else { Err(Failure { line: "the server is not healed, see above".into(), exit: Exit::Unavailable }) }
+    if healed {
+        Ok(())
+    } else {
+        Err(Failure { line: "the server is not healed, see above".into(), exit: Exit::Unavailable })
+    }
 }
 
 fn ask(control: &Path, method: &str, path: &str) -> Result<Value, Failure> {
@@ -354,7 +388,8 @@ fn render_nothing(_: &Value) -> String {
 }
 
 fn render_status(status: &Value) -> String {
-    let listeners: Vec<&str> = status["listeners"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let listeners: Vec<&str> =
+        status["listeners"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let sessions = &status["sessions"];
     format!(
         "mcp-sessiond {version}, pid {pid}, up {up}{draining}\nlistening  {listeners}\nserver     {back}\nsessions   {live} live, {healing} healing, {dormant} dormant\nparked     {parked} requests\n",
@@ -372,9 +407,20 @@ fn render_status(status: &Value) -> String {
 }
 
 fn render_sessions(sessions: &Value) -> String {
-    let mut table = format!("{:<10} {:<8} {:<20} {:<16} {:<11} {:>5}  idle\n", "SESSION", "STATE", "CLIENT", "SUBJECT", "VERSION", "HEALS");
+    let mut table = format!(
+        "{:<10} {:<8} {:<20} {:<16} {:<11} {:>5}  idle\n",
+        "SESSION", "STATE", "CLIENT", "SUBJECT", "VERSION", "HEALS"
+    );
     for session in sessions.as_array().into_iter().flatten() {
-        let text = |key: &str| session[key].as_str().filter(|text| !text.is_empty()).unwrap_or("-").chars().take(20).collect::<String>();
+        let text = |key: &str| {
+            session[key]
+                .as_str()
+                .filter(|text| !text.is_empty())
+                .unwrap_or("-")
+                .chars()
+                .take(20)
+                .collect::<String>()
+        };
         let short: String = text("session").chars().take(8).collect();
         table += &format!(
             "{short:<10} {:<8} {:<20} {:<16} {:<11} {:>5}  {}\n",

@@ -240,13 +240,22 @@ impl Default for Limits {
 
 impl Default for Hang {
     fn default() -> Self {
-        Self { silence: Span::seconds(30), interval: Span::seconds(5), timeout: Span::seconds(10), failures: NonZeroU32::MIN.saturating_add(2) }
+        Self {
+            silence: Span::seconds(30),
+            interval: Span::seconds(5),
+            timeout: Span::seconds(10),
+            failures: NonZeroU32::MIN.saturating_add(2),
+        }
     }
 }
 
 impl Default for Heal {
     fn default() -> Self {
-        Self { timeout: Span::seconds(300), attempt_timeout: Span::seconds(60), attempts: NonZeroU32::MIN.saturating_add(4) }
+        Self {
+            timeout: Span::seconds(300),
+            attempt_timeout: Span::seconds(60),
+            attempts: NonZeroU32::MIN.saturating_add(4),
+        }
     }
 }
 
@@ -299,7 +308,11 @@ impl Config {
 
     /// All listeners, short and long form together.
     pub fn listeners(&self) -> Vec<Listener> {
-        let plain = self.listen.iter().map(|address| Listener { address: address.clone(), trusted: false, users: Vec::new() });
+        let plain = self.listen.iter().map(|address| Listener {
+            address: address.clone(),
+            trusted: false,
+            users: Vec::new(),
+        });
         plain.chain(self.listener.iter().cloned()).collect()
     }
 
@@ -307,8 +320,18 @@ impl Config {
     pub fn check(&self) -> Result<(), Invalid> {
         let refuse = |key, what: &str| Err(Invalid::Key { key, what: what.into() });
         match (&self.upstream, self.exec.is_empty()) {
-            (None, true) => return refuse("upstream", "missing; say --upstream http://127.0.0.1:8080/mcp, or -- COMMAND for a stdio server"),
-            (Some(_), false) => return refuse("exec", "given beside `upstream`; a session has one server, remove one of the two"),
+            (None, true) => {
+                return refuse(
+                    "upstream",
+                    "missing; say --upstream http://127.0.0.1:8080/mcp, or -- COMMAND for a stdio server",
+                );
+            }
+            (Some(_), false) => {
+                return refuse(
+                    "exec",
+                    "given beside `upstream`; a session has one server, remove one of the two",
+                );
+            }
             _ => {}
         }
         if !self.path.starts_with('/') {
@@ -316,11 +339,19 @@ impl Config {
         }
         for listener in &self.listeners() {
             if listener.trusted && matches!(listener.address, Listen::Tcp(_)) {
-                return refuse("listener.trusted", "only a Unix socket can be trusted: anybody can write headers over TCP");
+                return refuse(
+                    "listener.trusted",
+                    "only a Unix socket can be trusted: anybody can write headers over TCP",
+                );
             }
         }
-        if self.upstream.as_ref().is_some_and(Upstream::needs_route) && !self.listeners().iter().any(|listener| listener.trusted) {
-            return refuse("upstream", "has {route}, but no listener is `trusted`, so no route can ever arrive");
+        if self.upstream.as_ref().is_some_and(Upstream::needs_route)
+            && !self.listeners().iter().any(|listener| listener.trusted)
+        {
+            return refuse(
+                "upstream",
+                "has {route}, but no listener is `trusted`, so no route can ever arrive",
+            );
         }
         self.header_pairs()?;
         Ok(())
@@ -337,7 +368,10 @@ impl Config {
             Some((name, _)) => format!("`{name}: …` is not a header; write \"Name: value\""),
             None => "a header without a colon; write \"Name: value\"".into(),
         };
-        self.headers.iter().map(|line| parse(line).ok_or_else(|| Invalid::Key { key: "headers", what: found(line) })).collect()
+        self.headers
+            .iter()
+            .map(|line| parse(line).ok_or_else(|| Invalid::Key { key: "headers", what: found(line) }))
+            .collect()
     }
 }
 
@@ -350,7 +384,11 @@ mod tests {
         let path = directory.path().join("x.toml");
         std::fs::write(&path, toml).unwrap();
         let config = Config::load(Some(&path));
-        config.and_then(|config| config.check()).unwrap_err().to_string().replace(&format!("{}/", directory.path().display()), "")
+        config
+            .and_then(|config| config.check())
+            .unwrap_err()
+            .to_string()
+            .replace(&format!("{}/", directory.path().display()), "")
     }
 
     #[test]
@@ -359,7 +397,10 @@ mod tests {
             ("upsteam = 'x'", "x.toml:1"),
             ("listen = ['127.0.0.1:9121']", "upstream: missing"),
             ("upstream = 'http://127.0.0.1:1/mcp'\nexec = ['serena']", "exec: given beside"),
-            ("upstream = 'http://127.0.0.1:1/mcp'\n[[listener]]\naddress = '127.0.0.1:1'\ntrusted = true", "listener.trusted"),
+            (
+                "upstream = 'http://127.0.0.1:1/mcp'\n[[listener]]\naddress = '127.0.0.1:1'\ntrusted = true",
+                "listener.trusted",
+            ),
             ("upstream = 'unix:/run/{route}/mcp.sock'\nlisten = ['127.0.0.1:1']", "upstream: has {route}"),
             ("upstream = 'http://127.0.0.1:1/mcp'\nheaders = ['x']", "headers: a header without a colon"),
             ("[limits]\nparked_time = 'soon'", "limits.parked_time"),

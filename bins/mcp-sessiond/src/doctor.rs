@@ -56,7 +56,13 @@ impl fmt::Display for Finding {
 }
 
 /// Examines an upstream; the first `Bad` finding ends it. `report` gets each finding as it is made.
-pub async fn examine(config: Config, own_headers: OwnHeaders, back: Back, life: Life, mut report: impl FnMut(&Finding)) -> bool {
+pub async fn examine(
+    config: Config,
+    own_headers: OwnHeaders,
+    back: Back,
+    life: Life,
+    mut report: impl FnMut(&Finding),
+) -> bool {
     let engine = Engine::new(config, own_headers, back, Store::in_memory(), Found::default(), life);
     let mut tell = |grade, what, found: String| {
         report(&Finding { grade, what, found });
@@ -65,19 +71,41 @@ pub async fn examine(config: Config, own_headers: OwnHeaders, back: Back, life: 
     let stale = ask(&engine, PING, &[(mcp::SESSION_HEADER, "0000000000000000doctor0000000000")]).await;
     let answer = match stale {
         Ok(answer) => answer,
-        Err(error) => return tell(Grade::Bad, "reachability", format!("{error}; is the server up, and is this its address?")),
+        Err(error) => {
+            return tell(
+                Grade::Bad,
+                "reachability",
+                format!("{error}; is the server up, and is this its address?"),
+            );
+        }
     };
     tell(Grade::Good, "reachability", "the server answers".into());
     let flavour = match verdict::judge(answer.status, &answer.headers, &answer.body) {
         Verdict::Lost(_) => (Grade::Good, "this is healed at once"),
-        Verdict::Doubtful(_) => (Grade::Good, "does not name the session, so the server is asked before the session is healed"),
-        Verdict::Answer if answer.status.is_success() => (Grade::Good, "the server does not mind: it is stateless, nothing can get lost"),
-        Verdict::Answer | Verdict::NotForwarded => (Grade::Note, "sessiond takes this for an answer and passes it on"),
+        Verdict::Doubtful(_) => {
+            (Grade::Good, "does not name the session, so the server is asked before the session is healed")
+        }
+        Verdict::Answer if answer.status.is_success() => {
+            (Grade::Good, "the server does not mind: it is stateless, nothing can get lost")
+        }
+        Verdict::Answer | Verdict::NotForwarded => {
+            (Grade::Note, "sessiond takes this for an answer and passes it on")
+        }
     };
     tell(flavour.0, "stale session", format!("{}; {}", answer.line(), flavour.1));
-    if let Ok(answer) = ask(&engine, DISCOVER, &[(mcp::VERSION_HEADER, mcp::FIRST_MODERN_VERSION), ("mcp-method", "server/discover")]).await {
+    if let Ok(answer) = ask(
+        &engine,
+        DISCOVER,
+        &[(mcp::VERSION_HEADER, mcp::FIRST_MODERN_VERSION), ("mcp-method", "server/discover")],
+    )
+    .await
+    {
         let modern = answer.status == StatusCode::OK && answer.text().contains("supportedVersions");
-        let found = if modern { "also speaks the stateless era (2026-07-28)" } else { "sessions only (up to 2025-11-25)" };
+        let found = if modern {
+            "also speaks the stateless era (2026-07-28)"
+        } else {
+            "sessions only (up to 2025-11-25)"
+        };
         tell(Grade::Good, "eras", found.into());
     }
     manners(&engine, &mut tell).await;
@@ -93,18 +121,30 @@ async fn manners(engine: &Arc<Engine>, tell: &mut impl FnMut(Grade, &'static str
     let made_up = (mcp::SESSION_HEADER, "0000000000000000doctor0000000000");
     if let Ok(answer) = ask(engine, PING, &[made_up, ("origin", "http://evil.example")]).await {
         let refused = answer.status == StatusCode::FORBIDDEN;
-        let found = if refused { "a foreign Origin is refused; sessiond checks it too" } else { "the server lets a foreign Origin in (DNS rebinding); through sessiond it is refused" };
+        let found = if refused {
+            "a foreign Origin is refused; sessiond checks it too"
+        } else {
+            "the server lets a foreign Origin in (DNS rebinding); through sessiond it is refused"
+        };
         tell(if refused { Grade::Good } else { Grade::Note }, "Origin", found.into());
     }
     if let Ok(answer) = ask(engine, PING, &[made_up, ("accept", "application/json")]).await {
         let strict = answer.status == StatusCode::NOT_ACCEPTABLE;
-        let found = if strict { "a narrow Accept is refused with 406; sessiond widens it" } else { "a narrow Accept is taken" };
+        let found = if strict {
+            "a narrow Accept is refused with 406; sessiond widens it"
+        } else {
+            "a narrow Accept is taken"
+        };
         tell(Grade::Good, "Accept", found.into());
     }
     if let Ok(answer) = ask(engine, PING, &[made_up]).await {
         let misdirected = answer.status == StatusCode::MISDIRECTED_REQUEST;
         let grade = if misdirected { Grade::Bad } else { Grade::Good };
-        let found = if misdirected { "refuses the Host that is sent to it; use the address under which it knows itself" } else { "takes the Host that sessiond sends" };
+        let found = if misdirected {
+            "refuses the Host that is sent to it; use the address under which it knows itself"
+        } else {
+            "takes the Host that sessiond sends"
+        };
         tell(grade, "Host", found.into());
     }
 }
@@ -112,7 +152,8 @@ async fn manners(engine: &Arc<Engine>, tell: &mut impl FnMut(Grade, &'static str
 /// A session through sessiond, lost on purpose, used again.
 async fn heals(engine: &Arc<Engine>, tell: &mut impl FnMut(Grade, &'static str, String) -> bool) -> bool {
     let opened = through(engine, INITIALIZE, None).await;
-    let Some(id) = opened.headers.get(mcp::SESSION_HEADER).and_then(|id| id.to_str().ok()).map(str::to_owned) else {
+    let Some(id) = opened.headers.get(mcp::SESSION_HEADER).and_then(|id| id.to_str().ok()).map(str::to_owned)
+    else {
         return tell(Grade::Bad, "initialize", format!("no session: {}", opened.line()));
     };
     through(engine, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, Some(&id)).await;
@@ -126,7 +167,8 @@ async fn heals(engine: &Arc<Engine>, tell: &mut impl FnMut(Grade, &'static str, 
     session.play_stale();
     let began = tokio::time::Instant::now();
     let after = through(engine, list, Some(&id)).await;
-    let whole = after.status == StatusCode::OK && after.text().contains("\"result\"") == before.text().contains("\"result\"");
+    let whole = after.status == StatusCode::OK
+        && after.text().contains("\"result\"") == before.text().contains("\"result\"");
     let took = began.elapsed().as_millis();
     engine.end(&session, crate::session::state::Death::Deleted);
     if whole {
@@ -154,13 +196,18 @@ impl Answer {
     }
 
     fn line(&self) -> String {
-        let text: String = self.text().chars().map(|char| if char.is_control() { ' ' } else { char }).take(160).collect();
+        let text: String =
+            self.text().chars().map(|char| if char.is_control() { ' ' } else { char }).take(160).collect();
         format!("{} {}", self.status, text.trim())
     }
 }
 
 /// Asks the server itself.
-async fn ask(engine: &Arc<Engine>, body: &'static str, headers: &[(&'static str, &'static str)]) -> Result<Answer, SendError> {
+async fn ask(
+    engine: &Arc<Engine>,
+    body: &'static str,
+    headers: &[(&'static str, &'static str)],
+) -> Result<Answer, SendError> {
     let mut request = post(body, None);
     for (name, value) in headers {
         request.headers_mut().insert(*name, HeaderValue::from_static(value));

@@ -51,7 +51,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             if end.is_none() && !self.ended {
                 continue;
             }
-            let line = Line { text: std::mem::take(&mut self.partial).into(), cut: std::mem::take(&mut self.cut) };
+            let line =
+                Line { text: std::mem::take(&mut self.partial).into(), cut: std::mem::take(&mut self.cut) };
             let text = line.text.strip_suffix(b"\r").unwrap_or(&line.text);
             if !text.trim_ascii().is_empty() {
                 return Ok(Some(Line { text: line.text.slice_ref(text), cut: line.cut }));

@@ -99,10 +99,11 @@ impl<'a> Envelope<'a> {
         if start == Some(&b'[') {
             return Err(Malformed::Batch);
         }
-        let envelope: Envelope<'a> = serde_json::from_slice(body).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => Malformed::NotAMessage(error.to_string()),
-            _ => Malformed::NotJson(error.to_string()),
-        })?;
+        let envelope: Envelope<'a> =
+            serde_json::from_slice(body).map_err(|error| match error.classify() {
+                serde_json::error::Category::Data => Malformed::NotAMessage(error.to_string()),
+                _ => Malformed::NotJson(error.to_string()),
+            })?;
         if envelope.kind().is_none() {
             return Err(Malformed::NotAMessage("it has neither a method nor an id with a result".into()));
         }
@@ -177,7 +178,10 @@ pub fn glance(message: &[u8]) -> Option<Glance> {
     }
     let mut seen = None;
     // Leaving the map early is an error to serde_json; what was seen until then is all that is asked.
-    let _ = serde::Deserializer::deserialize_map(&mut serde_json::Deserializer::from_slice(message), Telling(&mut seen));
+    let _ = serde::Deserializer::deserialize_map(
+        &mut serde_json::Deserializer::from_slice(message),
+        Telling(&mut seen),
+    );
     seen
 }
 
@@ -206,7 +210,10 @@ pub fn splice_id(message: &[u8], old: &RawValue, id: &str) -> Bytes {
 
 /// A JSON-RPC error response; `id` is raw JSON, `null` where the request's id could not be read.
 pub fn error_body(id: &str, code: i32, message: &str) -> String {
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{}}}}}"#, serde_json::Value::from(message))
+    format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{}}}}}"#,
+        serde_json::Value::from(message)
+    )
 }
 
 /// Whether a body speaks the stateless era: by its header, or by `_meta` in its parameters.
@@ -278,7 +285,8 @@ mod tests {
 
     #[test]
     fn an_escaped_method_is_read() {
-        let envelope = Envelope::parse(br#"{"method":"tools\u002fcall","id":1,"params":{"name":"x"}}"#).unwrap();
+        let envelope =
+            Envelope::parse(br#"{"method":"tools\u002fcall","id":1,"params":{"name":"x"}}"#).unwrap();
         assert_eq!((envelope.method(), envelope.tool().as_deref()), ("tools/call", Some("x")));
     }
 
@@ -292,7 +300,8 @@ mod tests {
         assert_eq!(code(r#"{"id":null,"method":3}"#), Err(INVALID_REQUEST));
         assert_eq!(Envelope::parse(br#"[{"id":1,"method":"ping"}]"#).unwrap_err(), Malformed::Batch);
         assert_eq!(Envelope::parse("[".repeat(10_000).as_bytes()).unwrap_err(), Malformed::Deep);
-        let deep = format!(r#"{{"id":1,"method":"x","params":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+        let deep =
+            format!(r#"{{"id":1,"method":"x","params":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
         assert_eq!(Envelope::parse(deep.as_bytes()).unwrap_err(), Malformed::Deep);
     }
 
@@ -304,7 +313,10 @@ mod tests {
 
     #[test]
     fn a_glance_stops_at_the_first_telling_member() {
-        assert_eq!(glance(br#"{"jsonrpc":"2.0","id":1,"result":{"this is not even json"#), Some(Glance::Result));
+        assert_eq!(
+            glance(br#"{"jsonrpc":"2.0","id":1,"result":{"this is not even json"#),
+            Some(Glance::Result)
+        );
         assert_eq!(glance(br#"{"error":{},"id":1}"#), Some(Glance::Error));
         assert_eq!(glance(br#"{"params":{"result":1},"method":"x"}"#), Some(Glance::Method));
         assert_eq!(glance(b"{}"), None);

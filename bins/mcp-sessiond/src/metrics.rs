@@ -66,7 +66,11 @@ impl Metrics {
         registry.register("failed_heals", "Heals that ran out of attempts", self.failed_heals.clone());
         registry.register("lost_calls", "Calls whose effect is unknown", self.lost_calls.clone());
         registry.register("heal_seconds", "From a loss to a whole session", self.heal_seconds.clone());
-        registry.register("answer_seconds", "From a request to its answer, or to the start of its stream", self.answer_seconds.clone());
+        registry.register(
+            "answer_seconds",
+            "From a request to its answer, or to the start of its stream",
+            self.answer_seconds.clone(),
+        );
         let parked: Gauge = Gauge::default();
         parked.set(engine.parking.requests() as i64);
         registry.register("parked", "Requests that wait for a heal", parked);

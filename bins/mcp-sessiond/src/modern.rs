@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
 use mcp_daemon::body::{Body, BodyError};
@@ -44,7 +44,13 @@ struct Sending<'a> {
 }
 
 /// Passes one message on.
-pub async fn pass(engine: &Arc<Engine>, caller: &Caller, envelope: &Envelope<'_>, body: &Bytes, headers: &HeaderMap) -> Response<Body> {
+pub async fn pass(
+    engine: &Arc<Engine>,
+    caller: &Caller,
+    envelope: &Envelope<'_>,
+    body: &Bytes,
+    headers: &HeaderMap,
+) -> Response<Body> {
     let sending = Sending {
         engine,
         caller,
@@ -52,7 +58,8 @@ pub async fn pass(engine: &Arc<Engine>, caller: &Caller, envelope: &Envelope<'_>
         body: body.clone(),
         headers: headers.clone(),
         id: envelope.id.map_or("null", serde_json::value::RawValue::get).into(),
-        harmless: resend::is_harmless_method(envelope.method()) || envelope.method() == "subscriptions/listen",
+        harmless: resend::is_harmless_method(envelope.method())
+            || envelope.method() == "subscriptions/listen",
     };
     sending.upstream.used();
     let (answer, flight) = match sending.until_answered().await {
@@ -71,8 +78,19 @@ pub async fn pass(engine: &Arc<Engine>, caller: &Caller, envelope: &Envelope<'_>
     reply::unbuffered(&mut head.headers);
     if envelope.method() == "subscriptions/listen" {
         let ring = Ring::new(&engine.config().stream);
-        let reader = ring.read(None, engine.config().stream.keep_alive.duration(), Box::pin(engine.life.draining_owned()));
-        let held = Held { engine: engine.clone(), caller: caller.clone(), upstream: sending.upstream.clone(), body: sending.body, headers: sending.headers, ring };
+        let reader = ring.read(
+            None,
+            engine.config().stream.keep_alive.duration(),
+            Box::pin(engine.life.draining_owned()),
+        );
+        let held = Held {
+            engine: engine.clone(),
+            caller: caller.clone(),
+            upstream: sending.upstream.clone(),
+            body: sending.body,
+            headers: sending.headers,
+            ring,
+        };
         engine.life.spawn(held.hold(body, flight));
         return Response::from_parts(head, Body::stream(reader));
     }
@@ -98,29 +116,34 @@ impl Sending<'_> {
         let mut place: Option<Place> = None;
         loop {
             let flight = self.upstream.enter(self.engine);
-            let why = match send_once(self.engine, &self.upstream, self.caller, &self.headers, &self.body).await {
-                Ok(answer) => {
-                    flight.heard();
-                    return Ok((answer, flight));
-                }
-                Err(SendError::NotSent(why)) => why,
-                Err(SendError::Broken(why)) => {
-                    resends += 1;
-                    if !self.harmless || resends > MAX_RESENDS {
-                        return Err(self.effect_unknown());
+            let why =
+                match send_once(self.engine, &self.upstream, self.caller, &self.headers, &self.body).await {
+                    Ok(answer) => {
+                        flight.heard();
+                        return Ok((answer, flight));
                     }
-                    why
-                }
-            };
+                    Err(SendError::NotSent(why)) => why,
+                    Err(SendError::Broken(why)) => {
+                        resends += 1;
+                        if !self.harmless || resends > MAX_RESENDS {
+                            return Err(self.effect_unknown());
+                        }
+                        why
+                    }
+                };
             drop(flight);
             if place.is_none() {
-                let entered = self.engine.parking.enter(&config.limits, &self.caller.subject, self.body.len());
+                let entered =
+                    self.engine.parking.enter(&config.limits, &self.caller.subject, self.body.len());
                 place = Some(entered.map_err(|bound| {
                     reply::failed(&self.id, &format!("the server is away and no more requests can wait for it ({bound} reached); try again later"))
                 })?);
             }
             if Instant::now() + pause > deadline || self.engine.life.is_draining() {
-                return Err(reply::failed(&self.id, &format!("the server cannot be reached: {why}; this call did not run, try again")));
+                return Err(reply::failed(
+                    &self.id,
+                    &format!("the server cannot be reached: {why}; this call did not run, try again"),
+                ));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LAST_PAUSE);
@@ -133,10 +156,17 @@ impl Sending<'_> {
     }
 }
 
-const EFFECT_UNKNOWN: &str = "the server restarted while this call ran; its effect is unknown, so it was not sent again";
+const EFFECT_UNKNOWN: &str =
+    "the server restarted while this call ran; its effect is unknown, so it was not sent again";
 
 /// One try; what a neighbour says it did not forward counts as not sent, a hang as broken.
-async fn send_once(engine: &Engine, upstream: &Upstream, caller: &Caller, headers: &HeaderMap, body: &Bytes) -> Result<Response<Body>, SendError> {
+async fn send_once(
+    engine: &Engine,
+    upstream: &Upstream,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<Response<Body>, SendError> {
     let mut request = Request::new(body.clone());
     *request.method_mut() = Method::POST;
     *request.headers_mut() = headers.clone();
@@ -169,7 +199,10 @@ impl HttpBody for Watched {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         if this.done {
             return Poll::Ready(None);
@@ -261,8 +294,12 @@ impl Held {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LAST_PAUSE);
-            let answer = send_once(&self.engine, &self.upstream, &self.caller, &self.headers, &self.body).await;
-            stream = answer.ok().filter(|answer| answer.status().is_success() && reply::is_stream(answer.headers())).map(Response::into_body);
+            let answer =
+                send_once(&self.engine, &self.upstream, &self.caller, &self.headers, &self.body).await;
+            stream = answer
+                .ok()
+                .filter(|answer| answer.status().is_success() && reply::is_stream(answer.headers()))
+                .map(Response::into_body);
         }
         self.ring.end();
     }
@@ -294,13 +331,17 @@ impl Held {
     }
 
     fn is_idle(&self) -> bool {
-        self.upstream.last_used().elapsed() >= self.engine.config().stream.park_after.duration() && self.upstream.in_flight() == 0
+        self.upstream.last_used().elapsed() >= self.engine.config().stream.park_after.duration()
+            && self.upstream.in_flight() == 0
     }
 
     async fn idle(&self) {
         while !self.is_idle() && self.ring.is_read() {
             let due = self.upstream.last_used() + self.engine.config().stream.park_after.duration();
-            tokio::time::sleep_until(due.max(Instant::now() + Duration::from_millis(100)).min(Instant::now() + LAST_PAUSE)).await;
+            tokio::time::sleep_until(
+                due.max(Instant::now() + Duration::from_millis(100)).min(Instant::now() + LAST_PAUSE),
+            )
+            .await;
         }
     }
 

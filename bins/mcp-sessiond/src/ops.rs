@@ -71,7 +71,8 @@ impl Controlled for Ops {
         if path == "/sessions" && method == Method::GET {
             return Some((StatusCode::OK, self.sessions()));
         }
-        let name = path.strip_prefix("/sessions/").filter(|name| !name.is_empty() && method == Method::DELETE)?;
+        let name =
+            path.strip_prefix("/sessions/").filter(|name| !name.is_empty() && method == Method::DELETE)?;
         let sessions = self.engine.sessions();
         let mut named = sessions.iter().filter(|session| session.key.to_string().starts_with(name));
         Some(match (named.next(), named.next()) {
@@ -79,8 +80,14 @@ impl Controlled for Ops {
                 self.engine.end(session, Death::Deleted);
                 (StatusCode::OK, json!({"deleted": session.key.to_string()}))
             }
-            (None, _) => (StatusCode::NOT_FOUND, json!({"error": format!("no session begins with `{name}`; see mcp-sessiond sessions")})),
-            (Some(_), Some(_)) => (StatusCode::CONFLICT, json!({"error": format!("several sessions begin with `{name}`; write more of it")})),
+            (None, _) => (
+                StatusCode::NOT_FOUND,
+                json!({"error": format!("no session begins with `{name}`; see mcp-sessiond sessions")}),
+            ),
+            (Some(_), Some(_)) => (
+                StatusCode::CONFLICT,
+                json!({"error": format!("several sessions begin with `{name}`; write more of it")}),
+            ),
         })
     }
 }
@@ -117,7 +124,8 @@ impl Ops {
         let own_headers = crate::own_headers(&config)?;
         let old = self.engine.config();
         let text = |config: &Config| {
-            let listeners: Vec<_> = config.listeners().iter().map(|listener| format!("{listener:?}")).collect();
+            let listeners: Vec<_> =
+                config.listeners().iter().map(|listener| format!("{listener:?}")).collect();
             [
                 ("listen", listeners.join(" ")),
                 ("upstream", format!("{:?}", config.upstream)),
@@ -128,8 +136,13 @@ impl Ops {
             ]
         };
         let (before, after) = (text(&old), text(&config));
-        let waiting: Vec<_> = before.iter().zip(&after).filter(|(old, new)| old != new).map(|(old, _)| old.0).collect();
+        let waiting: Vec<_> =
+            before.iter().zip(&after).filter(|(old, new)| old != new).map(|(old, _)| old.0).collect();
         self.engine.reload(config, own_headers);
-        Ok(if waiting.is_empty() { "all settings in force".into() } else { format!("in force after a restart: {}", waiting.join(", ")) })
+        Ok(if waiting.is_empty() {
+            "all settings in force".into()
+        } else {
+            format!("in force after a restart: {}", waiting.join(", "))
+        })
     }
 }

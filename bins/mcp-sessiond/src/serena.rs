@@ -8,12 +8,18 @@ pub const TESTED: &str = "serena-agent==2.1.0";
 
 /// Neither way to start Serena is there.
 #[derive(Debug, thiserror::Error)]
-#[error("neither `serena` nor `uvx` is on PATH; install uv (https://docs.astral.sh/uv/), which brings uvx, or Serena itself: uv tool install {TESTED}")]
+#[error(
+    "neither `serena` nor `uvx` is on PATH; install uv (https://docs.astral.sh/uv/), which brings uvx, or Serena itself: uv tool install {TESTED}"
+)]
 pub struct NotFound;
 
 /// How to start Serena as a stdio server: `serena` on PATH, else through `uvx`.
 pub fn command(path: Option<&OsStr>, project: &Path, more: &[String]) -> Result<Vec<String>, NotFound> {
-    let is_there = |name: &str| path.is_some_and(|path| std::env::split_paths(path).any(|directory| is_executable(&directory.join(name))));
+    let is_there = |name: &str| {
+        path.is_some_and(|path| {
+            std::env::split_paths(path).any(|directory| is_executable(&directory.join(name)))
+        })
+    };
     let start: &[&str] = if is_there("serena") {
         &["serena"]
     } else if is_there("uvx") {
@@ -69,7 +75,8 @@ mod tests {
     fn serena_itself_is_preferred_to_uvx_and_a_missing_one_is_said_clearly() {
         let start = |names: &[&str]| {
             let directory = directory_with(names);
-            command(Some(directory.path().as_os_str()), Path::new("/p"), &[]).map(|command| command[0].clone())
+            command(Some(directory.path().as_os_str()), Path::new("/p"), &[])
+                .map(|command| command[0].clone())
         };
         assert_eq!(start(&["serena", "uvx"]).unwrap(), "serena");
         assert_eq!(start(&["uvx"]).unwrap(), "uvx");

@@ -46,7 +46,11 @@ impl Splitter {
         match block_end(pending, self.scanned) {
             Ok(end) => {
                 self.scanned = 0;
-                Some(if self.chunk.is_empty() { self.buffer.split_to(end).freeze() } else { self.chunk.split_to(end) })
+                Some(if self.chunk.is_empty() {
+                    self.buffer.split_to(end).freeze()
+                } else {
+                    self.chunk.split_to(end)
+                })
             }
             Err(scanned) => {
                 self.scanned = scanned;
@@ -150,7 +154,7 @@ pub fn data(block: &Bytes) -> Option<Bytes> {
 /// `block` without its `id:` and `retry:` lines and with our `id` in front.
 pub fn with_id(block: &Bytes, id: &str) -> Bytes {
     let mut out = BytesMut::with_capacity(block.len() + id.len() + 6);
-    let _ = write!(out, "id: {id}\n");
+    let _ = writeln!(out, "id: {id}");
     let mut copied = 0;
     let mut at = 0;
     for line in lines(block) {
@@ -186,7 +190,7 @@ pub fn without_id(block: &Bytes) -> Bytes {
 /// `block` with its data replaced by `data` (one line of JSON); other fields stay, `id:` and `retry:` go as in [`with_id`].
 pub fn with_data(block: &Bytes, id: &str, data: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(block.len() + data.len());
-    let _ = write!(out, "id: {id}\n");
+    let _ = writeln!(out, "id: {id}");
     let mut written = false;
     for line in lines(block) {
         if field(line, "id").is_some() || field(line, "retry").is_some() {
@@ -257,7 +261,8 @@ mod tests {
 
     #[test]
     fn ids_and_retries_are_ours_and_the_rest_is_untouched() {
-        let block = Bytes::from_static(b"event: message\r\nid: theirs\r\nretry: 5\r\ndata: {\"a\":1}\r\n\r\n");
+        let block =
+            Bytes::from_static(b"event: message\r\nid: theirs\r\nretry: 5\r\ndata: {\"a\":1}\r\n\r\n");
         assert_eq!(with_id(&block, "7"), "id: 7\nevent: message\r\ndata: {\"a\":1}\r\n\r\n");
         assert_eq!(with_data(&block, "7", b"{}"), "id: 7\nevent: message\r\ndata: {}\r\n\r\n");
         assert_eq!(without_id(&block), "event: message\r\ndata: {\"a\":1}\r\n\r\n");

@@ -83,7 +83,15 @@ impl State {
 impl Ring {
     /// An empty ring.
     pub fn new(bounds: &config::Stream) -> Arc<Self> {
-        let state = State { kept: VecDeque::new(), kept_bytes: 0, first: 1, unread: 1, reader: 0, readers: 0, ended: None };
+        let state = State {
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            first: 1,
+            unread: 1,
+            reader: 0,
+            readers: 0,
+            ended: None,
+        };
         Arc::new(Self {
             id: StreamId::mint(),
             max_events: bounds.ring_events.get(),
@@ -105,7 +113,9 @@ impl Ring {
         state.kept_bytes += event.len();
         state.kept.push_back(event.clone());
         // The newest event stays, however large: somebody has yet to read it.
-        while state.kept.len() > 1 && (state.kept.len() > self.max_events || state.kept_bytes > self.max_bytes) {
+        while state.kept.len() > 1
+            && (state.kept.len() > self.max_events || state.kept_bytes > self.max_bytes)
+        {
             if let Some(oldest) = state.kept.pop_front() {
                 state.kept_bytes -= oldest.len();
                 state.first += 1;
@@ -137,12 +147,21 @@ impl Ring {
         let mut state = self.lock();
         state.reader += 1;
         state.readers += 1;
-        let next = after.map_or(state.unread, |after| after.saturating_add(1)).clamp(state.first, state.next());
+        let next =
+            after.map_or(state.unread, |after| after.saturating_add(1)).clamp(state.first, state.next());
         let number = state.reader;
         drop(state);
         // The one before has to notice that it is not the reader any more.
         self.grown.notify_waiters();
-        Reader { ring: self.clone(), number, next, keep_alive: KeepAlive::new(keep_alive), grown: None, draining, done: false }
+        Reader {
+            ring: self.clone(),
+            number,
+            next,
+            keep_alive: KeepAlive::new(keep_alive),
+            grown: None,
+            draining,
+            done: false,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -169,7 +188,9 @@ impl Reader {
             return Err(state.ended.is_some());
         }
         self.next = self.next.max(state.first);
-        let Some(event) = state.kept.get((self.next - state.first) as usize).cloned() else { return Err(state.ended.is_some()) };
+        let Some(event) = state.kept.get((self.next - state.first) as usize).cloned() else {
+            return Err(state.ended.is_some());
+        };
         self.next += 1;
         state.unread = state.unread.max(self.next);
         Ok(event)
@@ -180,7 +201,10 @@ impl http_body::Body for Reader {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         if this.done {
             return Poll::Ready(None);

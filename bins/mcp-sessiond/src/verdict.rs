@@ -88,7 +88,9 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
         400 if code.is_some_and(is_modern_code) => Verdict::Answer,
         400 if said => Verdict::Lost(Flavour::BadRequest),
         400 => Verdict::Doubtful(Flavour::BadRequest),
-        401 if said && !headers.contains_key(header::WWW_AUTHENTICATE) => Verdict::Lost(Flavour::Unauthorized),
+        401 if said && !headers.contains_key(header::WWW_AUTHENTICATE) => {
+            Verdict::Lost(Flavour::Unauthorized)
+        }
         503 if said => Verdict::Lost(Flavour::Unavailable),
         503 => Verdict::Doubtful(Flavour::Unavailable),
         500 | 502 | 504 if said => Verdict::Lost(Flavour::ServerError),
@@ -97,7 +99,9 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
             Some(error) if names_initialization(&error.message) => Verdict::Lost(Flavour::RpcError),
             // A tool may speak of sessions of its own: ask first.
             Some(_) if said => Verdict::Doubtful(Flavour::RpcError),
-            Some(error) if error.code == i64::from(INVALID_PARAMS) || error.code == i64::from(INVALID_REQUEST) => {
+            Some(error)
+                if error.code == i64::from(INVALID_PARAMS) || error.code == i64::from(INVALID_REQUEST) =>
+            {
                 Verdict::Doubtful(Flavour::RpcError)
             }
             _ => Verdict::Answer,
@@ -122,21 +126,58 @@ fn rpc_error(body: &[u8]) -> Option<RpcError> {
 /// Whether a sentence says that *the MCP session* is what is wrong.
 fn names_session(sentence: &str) -> bool {
     let sentence = sentence.to_ascii_lowercase();
-    let about = ["session id", "session-id", "sessionid", "session not found", "session has", "session was", "session is"];
-    let gone = ["not found", "no valid", "invalid", "unknown", "expired", "terminated", "closed", "missing", "no such", "does not exist", "gone"];
-    let state = ["session not found", "session expired", "session terminated", "session closed", "no such session", "unknown session",
-        "invalid session", "too many sessions", "session limit", "no active session"];
+    let about = [
+        "session id",
+        "session-id",
+        "sessionid",
+        "session not found",
+        "session has",
+        "session was",
+        "session is",
+    ];
+    let gone = [
+        "not found",
+        "no valid",
+        "invalid",
+        "unknown",
+        "expired",
+        "terminated",
+        "closed",
+        "missing",
+        "no such",
+        "does not exist",
+        "gone",
+    ];
+    let state = [
+        "session not found",
+        "session expired",
+        "session terminated",
+        "session closed",
+        "no such session",
+        "unknown session",
+        "invalid session",
+        "too many sessions",
+        "session limit",
+        "no active session",
+    ];
     names_initialization(&sentence)
         || state.iter().any(|phrase| sentence.contains(phrase))
-        || (about.iter().any(|phrase| sentence.contains(phrase)) && gone.iter().any(|phrase| sentence.contains(phrase)))
+        || (about.iter().any(|phrase| sentence.contains(phrase))
+            && gone.iter().any(|phrase| sentence.contains(phrase)))
 }
 
 /// Whether a sentence says that this session never saw `initialize`.
 fn names_initialization(sentence: &str) -> bool {
     let sentence = sentence.to_ascii_lowercase();
-    ["server not initialized", "session initialization", "session not initialized", "not been initialized", "before initialization"]
-        .iter()
-        .any(|phrase| sentence.contains(phrase))
+    [
+        "server not initialized",
+        "session initialization",
+        "session not initialized",
+        "not been initialized",
+        "before initialization",
+    ]
+    .iter()
+    .any(|phrase| sentence.contains(phrase))
 }
 
 #[cfg(test)]

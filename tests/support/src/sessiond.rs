@@ -21,13 +21,15 @@ use tokio::{
     io::AsyncReadExt as _,
     net::unix::pipe::Receiver,
     process::{Child, Command},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{child_log::ChildLog, client::Client};
 
 /// How long a start and a stop may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often [`Sessiond::until_status`] asks.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// A running `mcp-sessiond`; dropped, it is killed, and its log printed if the test is failing.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub struct Sessiond {
     binary: PathBuf,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    /// What is in the file that `--config` names, if it was started with settings.
+    settings: Option<String>,
     directory: TempDir,
     log: ChildLog,
     child: Option<Child>,
@@ -52,6 +56,22 @@ impl Sessiond {
 
     /// The same, with environment variables (`RUST_LOG` is `debug` unless given).
     pub async fn start_with(binary: &str, args: &[&str], env: &[(&str, &str)]) -> Sessiond {
+        Sessiond::start_in(|_| None, binary, args, env).await
+    }
+
+    /// The same as [`Sessiond::start`] with `--config`: `settings` writes TOML, given [`Sessiond::directory`].
+    ///
+    /// Its addresses are listened on besides the one from [`Sessiond::start`], and come after it in [`Sessiond::url_of`].
+    pub async fn start_set(binary: &str, settings: impl FnOnce(&Path) -> String, args: &[&str]) -> Sessiond {
+        Sessiond::start_in(|directory| Some(settings(directory)), binary, args, &[]).await
+    }
+
+    async fn start_in(
+        settings: impl FnOnce(&Path) -> Option<String>,
+        binary: &str,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Sessiond {
         let directory =
             tempfile::Builder::new().prefix("sessiond-").tempdir().expect("a temporary directory");
         for name in ["run", "state"] {
@@ -61,11 +81,15 @@ impl Sessiond {
             binary: binary.into(),
             args: args.iter().map(ToString::to_string).collect(),
             env: env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            settings: settings(directory.path()),
             directory,
             log: ChildLog::default(),
             child: None,
             listeners: Vec::new(),
         };
+        if let Some(settings) = &sessiond.settings {
+            fs::write(sessiond.settings_file(), settings).expect("a new directory is writable");
+        }
         sessiond.start_again().await;
         sessiond
     }
@@ -80,6 +104,9 @@ impl Sessiond {
         command.args(["--ready-fd", &theirs.as_raw_fd().to_string()]);
         for listener in self.listens() {
             command.args(["--listen", &listener]);
+        }
+        if self.settings.is_some() {
+            command.arg("--config").arg(self.settings_file());
         }
         command.args(&self.args);
         for inherited in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"]
@@ -137,6 +164,11 @@ impl Sessiond {
         self.path("state")
     }
 
+    /// The file given as `--config` by [`Sessiond::start_set`].
+    pub fn settings_file(&self) -> PathBuf {
+        self.path("settings.toml")
+    }
+
     /// A directory for the test's own files, gone with this value.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -178,6 +210,16 @@ impl Sessiond {
         self.log.until(text).await
     }
 
+    /// Waits until `fact` holds of `GET /status`; fails the test after 60 s.
+    pub async fn until_status(&self, fact: impl Fn(&Value) -> bool) {
+        let held = timeout(PATIENCE, async {
+            while !fact(&self.control("GET", "/status").await.1) {
+                sleep(GLANCE).await;
+            }
+        });
+        held.await.expect("the awaited fact came true");
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -188,7 +230,11 @@ impl Sessiond {
         if ours.iter().any(|arg| arg == "--listen" || arg == "--config") {
             return Vec::new();
         }
-        if self.listeners.is_empty() { vec!["127.0.0.1:0".into()] } else { self.listeners.clone() }
+        if self.listeners.is_empty() {
+            return vec!["127.0.0.1:0".into()];
+        }
+        let settings = self.settings.as_deref().unwrap_or_default();
+        self.listeners.iter().filter(|listener| !settings.contains(*listener)).cloned().collect()
     }
 
     async fn ready(&mut self, pipe: File) {

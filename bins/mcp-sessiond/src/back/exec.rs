@@ -15,8 +15,8 @@ mod pool;
 mod shared;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -114,7 +114,8 @@ impl ExecBack {
         self.0.status()
     }
 
-    /// Ends all processes now and returns when their trees are empty; starts no more.
+    /// Ends all processes, within 1 s each before SIGTERM and SIGKILL, and returns when their trees are empty; starts no
+    /// more.
     pub async fn shut_down(&self) {
         self.0.shut_down().await;
     }
@@ -195,7 +196,7 @@ impl ExecBack {
     ) -> Result<Response<Body>, SendError> {
         if envelope.kind() != Some(Kind::Request) {
             child.desk().used();
-            if !child.write(body, Arc::new(AtomicBool::new(false))).await {
+            if !child.write(body, Arc::default()).await {
                 return Err(not_sent("the server process has ended"));
             }
             if envelope.method() == "notifications/cancelled" {
@@ -219,6 +220,14 @@ impl ExecBack {
     }
 }
 
+/// The program alone: arguments may hold what a log must not.
+impl fmt::Display for ExecBack {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let program = self.0.options.command.first().map(|program| program.display());
+        write!(out, "exec:{}", program.unwrap_or_else(|| std::ffi::OsStr::new("").display()))
+    }
+}
+
 /// A process that nobody knows yet; dropped, it is stopped.
 struct Newborn(Option<Arc<Child>>);
 
@@ -236,7 +245,9 @@ fn refuse(id: &str, unstarted: Unstarted) -> Result<Response<Body>, SendError> {
     Ok(match unstarted {
         Unstarted::Closed => answer::not_forwarded(id, "mcp-sessiond is shutting down", again),
         Unstarted::Failed(error) => return Err(error),
-        Unstarted::Full => answer::not_forwarded(id, "all server processes are busy, none can be started", again),
+        Unstarted::Full => {
+            answer::not_forwarded(id, "all server processes are busy, none can be started", again)
+        }
         Unstarted::Paused(left) => {
             answer::not_forwarded(id, "the server failed too often in a row; starting it again pauses", left)
         }

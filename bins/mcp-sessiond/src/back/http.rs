@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Mutex;
 
-use http::{Request, Response};
 use bytes::Bytes;
+use http::{Request, Response};
 use mcp_daemon::addr::{AddrError, Endpoint, Route, Upstream};
 use mcp_daemon::body::Body;
 use mcp_daemon::client::{Client, ClientOptions, SendError};
@@ -25,17 +25,35 @@ impl HttpBack {
     /// Nothing is connected before the first request.
     pub fn new(upstream: Upstream) -> Result<Self, AddrError> {
         let fixed = if upstream.needs_route() { None } else { Some(upstream.endpoint(None)?) };
-        Ok(Self { upstream, fixed, by_route: Mutex::default(), client: Client::new(ClientOptions::default()) })
+        Ok(Self {
+            upstream,
+            fixed,
+            by_route: Mutex::default(),
+            client: Client::new(ClientOptions::default()),
+        })
+    }
+
+    /// See [`super::Back::needs_route`].
+    pub fn needs_route(&self) -> bool {
+        self.fixed.is_none()
     }
 
     /// See [`super::Back::send`].
-    pub async fn send(&self, route: Option<&Route>, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
+    pub async fn send(
+        &self,
+        route: Option<&Route>,
+        request: Request<Bytes>,
+    ) -> Result<Response<Body>, SendError> {
         let endpoint = self.endpoint(route)?;
         Ok(self.client.send(&endpoint, request).await?.map(Body::from))
     }
 
     /// See [`super::Back::send_on_new_connection`].
-    pub async fn send_on_new_connection(&self, route: Option<&Route>, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
+    pub async fn send_on_new_connection(
+        &self,
+        route: Option<&Route>,
+        request: Request<Bytes>,
+    ) -> Result<Response<Body>, SendError> {
         let endpoint = self.endpoint(route)?;
         Ok(self.client.send_on_new_connection(&endpoint, request).await?.map(Body::from))
     }

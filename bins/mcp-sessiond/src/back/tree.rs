@@ -13,6 +13,7 @@ mod spawn;
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -47,6 +48,10 @@ pub struct Pipes {
     pub stderr: ChildStderr,
 }
 
+/// A second hold on the way into a root, which tells after its death what it never read. While it is held, the root
+/// does not see the end of its input.
+pub struct Input(OwnedFd);
+
 /// How a tree ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -54,6 +59,22 @@ pub struct Ended {
     pub status: Option<ExitStatus>,
     /// Processes that outlived SIGKILL by ten seconds; empty but for broken hardware and foreign users.
     pub left: Vec<i32>,
+}
+
+impl Input {
+    /// Holds the pipe that `stdin` writes to.
+    pub fn of(stdin: &ChildStdin) -> io::Result<Self> {
+        Ok(Input(stdin.as_fd().try_clone_to_owned()?))
+    }
+
+    /// How many of the last bytes written can never be read by anybody; 0 while anybody could, or where the system
+    /// does not tell.
+    pub fn never_read(&self) -> u64 {
+        if !cfg!(target_os = "linux") {
+            return 0;
+        }
+        spawn::never_read(self.0.as_fd()).map_or(0, |bytes| bytes as u64)
+    }
 }
 
 impl Tree {
@@ -128,7 +149,7 @@ impl Drop for Tree {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 
     use super::*;
 
@@ -195,9 +216,11 @@ mod tests {
         let (tree, _stdin, mut lines) = start("sh -c 'echo $$; exec sleep 1000' & wait").await;
         let child = pid(&mut lines).await;
         drop(tree);
-        // The pipe ends when its last writer is gone.
+        // The pipe ends when its last writer is dying, which is a moment before it is dead.
         assert_eq!(lines.next_line().await.unwrap(), None);
-        assert!(!is_alive(child));
+        while is_alive(child) {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
@@ -218,6 +241,31 @@ mod tests {
             assert!(!std::path::Path::new(&format!("/proc/{zombie}")).exists(), "round {round}");
             assert_eq!(two.exited().await.unwrap().code(), Some(round));
             two.stop(Duration::ZERO).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_dead_root_never_read_is_known_and_what_others_may_read_is_not() {
+        for (script, expected) in
+            [("read line; echo $$; exec sleep 1000", 6), ("read line; echo $$; sleep 1000", 0)]
+        {
+            let (mut tree, mut stdin, mut lines) = start(script).await;
+            let input = Input::of(&stdin).unwrap();
+            stdin.write_all(b"first\nsecond").await.unwrap();
+            pid(&mut lines).await;
+            assert_eq!(input.never_read(), 0, "it lives, it may read on");
+            if expected == 0 {
+                // The second reader exists once the shell has a child.
+                let children = format!("/proc/{0}/task/{0}/children", tree.pid());
+                while std::fs::read_to_string(&children).unwrap().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            }
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(tree.pid() as i32), Signal::SIGKILL).unwrap();
+            tree.exited().await.unwrap();
+            assert_eq!(input.never_read(), expected, "{script}");
+            drop((input, stdin));
+            tree.stop(Duration::ZERO).await;
         }
     }
 

@@ -54,7 +54,9 @@ fn admit(config: &Config, head: &request::Parts, peer: Peer) -> Result<Caller, R
 fn signpost(config: &Config, headers: &HeaderMap, peer: Peer) -> Response<Body> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(|_| peer.tcp);
     let url = host.map_or_else(|| config.path.clone(), |host| format!("http://{host}{}", config.path));
-    let mut answer = Response::new(Body::from(format!("MCP is served at {url} (Streamable HTTP); put this URL into your client.\n")));
+    let mut answer = Response::new(Body::from(format!(
+        "MCP is served at {url} (Streamable HTTP); put this URL into your client.\n"
+    )));
     *answer.status_mut() = StatusCode::NOT_FOUND;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     answer
@@ -132,7 +134,8 @@ async fn read(config: &Config, mut body: Incoming) -> Result<Bytes, Response<Bod
     match tokio::time::timeout(config.limits.body_timeout.duration(), collected).await {
         Ok(body) => body,
         Err(_elapsed) => {
-            let message = format!("the body did not come within limits.body_timeout ({})", config.limits.body_timeout);
+            let message =
+                format!("the body did not come within limits.body_timeout ({})", config.limits.body_timeout);
             Err(reply::refused(StatusCode::REQUEST_TIMEOUT, "null", mcp::INVALID_REQUEST, &message))
         }
     }
@@ -152,12 +155,25 @@ mod tests {
 
     #[test]
     fn loopback_hosts_pass_and_others_have_to_be_named() {
-        let config = Config { allowed_hosts: vec!["serena.example".into(), "10.0.0.1:9121".into()], ..Config::default() };
+        let config = Config {
+            allowed_hosts: vec!["serena.example".into(), "10.0.0.1:9121".into()],
+            ..Config::default()
+        };
         let check = |host: &str| check_host(&config, &headers(header::HOST, host)).is_ok();
-        for host in ["localhost", "localhost:9121", "127.0.0.1:80", "[::1]:9121", "127.1.2.3", "serena.example:443", "10.0.0.1:9121"] {
+        for host in [
+            "localhost",
+            "localhost:9121",
+            "127.0.0.1:80",
+            "[::1]:9121",
+            "127.1.2.3",
+            "serena.example:443",
+            "10.0.0.1:9121",
+        ] {
             assert!(check(host), "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1:1", "", "::1"] {
+        for host in
+            ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1:1", "", "::1"]
+        {
             assert!(!check(host), "{host}");
         }
         assert!(check_host(&config, &HeaderMap::new()).is_err());

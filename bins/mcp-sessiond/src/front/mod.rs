@@ -1,4 +1,4 @@
 //! How clients reach sessiond: over HTTP, or as a command they launch.
 
 pub mod http;
-//STDIO pub mod stdio;
+pub mod stdio;

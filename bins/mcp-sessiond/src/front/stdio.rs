@@ -1,12 +1,12 @@
 //! The stdio front: a client's messages, one a line, become requests to the engine, and what comes back becomes lines.
 //!
 //! A small Streamable HTTP client, so that the engine serves it like any other. How an answer becomes lines is in
-//! `reply`, which headers the stateless era wants in `headers`.
+//! `reply`, which headers the stateless era wants in `headers`, what has not ended in `in_flight`.
 
 mod headers;
+mod in_flight;
 mod reply;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,22 +15,20 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use mcp_daemon::body::Body;
 use mcp_daemon::life::Life;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::lines::{Lines, one_line};
 use crate::mcp::{self, Envelope, Kind, SESSION_HEADER, VERSION_HEADER};
-use reply::{Ended, Lines as Out};
+use in_flight::InFlight;
+use reply::Ended;
 
 /// Longest message of the client in bytes.
 const MAX_MESSAGE: usize = 64 << 20;
 /// Lines that wait for a client that does not read; more make the answers wait.
 const MAX_WAITING_LINES: usize = 64;
-/// How long answers are waited for after the client has closed its end.
-const LAST_ANSWERS: Duration = Duration::from_secs(30);
 /// How long the engine may take to end the session when we end.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// First pause before the stream of server messages is opened again.
@@ -74,14 +72,6 @@ struct Session {
     version: Option<HeaderValue>,
 }
 
-/// Requests in flight; those of the stateless era by their raw id, because ending them is how they are cancelled.
-#[derive(Default)]
-struct InFlight {
-    tasks: JoinSet<()>,
-    modern: HashMap<String, (AbortHandle, bool)>,
-    listener: Option<AbortHandle>,
-}
-
 async fn serve<R, F, Fut>(front: Front<F>, mut input: Lines<R>, life: Life)
 where
     R: AsyncRead + Unpin,
@@ -99,7 +89,9 @@ where
         };
         match line {
             Ok(Some(line)) if line.cut => {
-                front.refuse(mcp::INVALID_REQUEST, &format!("a message of more than {MAX_MESSAGE} bytes")).await;
+                front
+                    .refuse(mcp::INVALID_REQUEST, &format!("a message of more than {MAX_MESSAGE} bytes"))
+                    .await;
             }
             Ok(Some(line)) => front.take(line.text, &mut in_flight).await,
             Ok(None) => break,
@@ -110,20 +102,6 @@ where
         }
     }
     in_flight.finish().await;
-}
-
-impl InFlight {
-    /// Waits for the last answers, not for what has no end.
-    async fn finish(mut self) {
-        let endless = self.modern.values().filter(|(_, is_endless)| *is_endless).map(|(task, _)| task);
-        for task in endless.chain(&self.listener) {
-            task.abort();
-        }
-        let all = async { while self.tasks.join_next().await.is_some() {} };
-        if timeout(LAST_ANSWERS, all).await.is_err() {
-            log::warn!(left = self.tasks.len(); "ended before the last answers came");
-        }
-    }
 }
 
 impl<F, Fut> Front<F>
@@ -152,8 +130,7 @@ where
                 let (front, key, is_endless) = (self.clone(), id.clone(), method == "subscriptions/listen");
                 let task = in_flight.tasks.spawn(async move { front.ask(request, &id).await });
                 if is_modern {
-                    in_flight.modern.retain(|_, (task, _)| !task.is_finished());
-                    in_flight.modern.insert(key, (task, is_endless));
+                    in_flight.enter_modern(key, task, is_endless);
                 }
                 // Once around, so that it is under way before a later message, which may cancel it.
                 tokio::task::yield_now().await;
@@ -255,23 +232,6 @@ where
 
     fn session(&self) -> MutexGuard<'_, Session> {
         lock(&self.session)
-    }
-}
-
-impl InFlight {
-    /// Ends the request that a `notifications/cancelled` names, if it is one of the stateless era.
-    fn cancel(&mut self, envelope: &Envelope<'_>) -> bool {
-        #[derive(Deserialize)]
-        struct Cancelled<'a> {
-            #[serde(borrow, rename = "requestId")]
-            request: &'a RawValue,
-        }
-        let params = envelope.params.and_then(|params| serde_json::from_str::<Cancelled<'_>>(params.get()).ok());
-        let Some((task, _)) = params.and_then(|params| self.modern.remove(params.request.get())) else {
-            return false;
-        };
-        task.abort();
-        true
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use mcp_daemon::body::Body;
 use mcp_daemon::client::SendError;
@@ -38,8 +38,6 @@ pub struct Call {
     pub id: Box<str>,
     /// The method.
     pub method: Box<str>,
-    /// The tool, of a `tools/call`.
-    pub tool: Option<Box<str>>,
     /// The message, byte for byte.
     pub body: Bytes,
     /// The headers that go upstream, without those of the session.
@@ -116,7 +114,13 @@ pub async fn mend(
 }
 
 /// Decides what one try means: the answer to give, or `None` to try again.
-async fn settle(engine: &Arc<Engine>, call: &Call, progress: &mut Progress, live: &Live, outcome: Outcome) -> Option<Response<Body>> {
+async fn settle(
+    engine: &Arc<Engine>,
+    call: &Call,
+    progress: &mut Progress,
+    live: &Live,
+    outcome: Outcome,
+) -> Option<Response<Body>> {
     let (flavour, did_not_run, answer) = match outcome {
         Outcome::Answer(answer) => return Some(answer),
         Outcome::Lost { flavour, did_not_run, answer } => (flavour, did_not_run, answer),
@@ -141,7 +145,9 @@ async fn settle(engine: &Arc<Engine>, call: &Call, progress: &mut Progress, live
     if flavour != Flavour::Refused {
         progress.resends += 1;
         if progress.resends > MAX_RESENDS {
-            return Some(answer.unwrap_or_else(|| reply::failed(&call.id, "the server lost this session again and again while it was healed")));
+            return Some(answer.unwrap_or_else(|| {
+                reply::failed(&call.id, "the server lost this session again and again while it was healed")
+            }));
         }
     }
     None
@@ -149,16 +155,24 @@ async fn settle(engine: &Arc<Engine>, call: &Call, progress: &mut Progress, live
 
 fn unknown_effect(flavour: Flavour) -> &'static str {
     match flavour {
-        Flavour::Hang => "the server stopped answering while this call ran; its effect is unknown, so it was not sent again",
+        Flavour::Hang => {
+            "the server stopped answering while this call ran; its effect is unknown, so it was not sent again"
+        }
         _ => "the server restarted while this call ran; its effect is unknown, so it was not sent again",
     }
 }
 
 /// Whether a request that may have run can be sent again; asks the healed server for its annotations if need be.
 async fn may_run_twice(engine: &Arc<Engine>, call: &Call, progress: &mut Progress) -> bool {
+    let tool = call.tool();
     let judge = |call: &Call| {
         let inner = call.session.lock();
-        resend::judge(&call.method, call.tool.as_deref(), inner.memory.tools.as_ref(), engine.config().trust_annotations)
+        resend::judge(
+            &call.method,
+            tool.as_deref(),
+            inner.memory.tools.as_ref(),
+            engine.config().trust_annotations,
+        )
     };
     match judge(call) {
         Twice::Harmless => return true,
@@ -181,7 +195,8 @@ async fn park(engine: &Arc<Engine>, call: &Call, progress: &mut Progress) -> Res
         reply::failed(&call.id, &format!("the server is away and no more requests can wait for it ({bound} reached); try again later"))
     })?;
     let parked = session.register_parked(&call.id);
-    let deadline = *progress.deadline.get_or_insert_with(|| Instant::now() + config.limits.parked_time.duration());
+    let deadline =
+        *progress.deadline.get_or_insert_with(|| Instant::now() + config.limits.parked_time.duration());
     let failures = session.lock().failures;
     let mut leaving = None;
     loop {
@@ -200,7 +215,12 @@ async fn park(engine: &Arc<Engine>, call: &Call, progress: &mut Progress) -> Res
             }
             State::Dead(_) => return Err(reply::not_found()),
             State::Dormant(_) => match failure {
-                Some(why) => return Err(reply::failed(&call.id, &format!("the server cannot be reached: {why}; this call did not run, try again"))),
+                Some(why) => {
+                    return Err(reply::failed(
+                        &call.id,
+                        &format!("the server cannot be reached: {why}; this call did not run, try again"),
+                    ));
+                }
                 None => engine.apply(session, Event::Wanted, Flavour::Refused),
             },
             State::Healing(_) => {}
@@ -278,8 +298,15 @@ async fn receive(
     let (mut head, body) = answer.into_parts();
     if head.status.is_success() && reply::is_stream(&head.headers) {
         reply::outward(&mut head.headers);
-        reply::unbuffered(&mut head.headers);
         let stream = CallStream::new(engine.clone(), call.clone(), live.clone(), body, flight, progress);
+        if !call.takes_stream {
+            // Its answer alone; what the server says besides has nowhere to go.
+            let message = Box::pin(heal::response_in(Body::stream(stream), &call.id)).await;
+            let answer =
+                message.map_or_else(|| reply::failed(&call.id, "the server gave no answer"), reply::message);
+            return Outcome::Answer(answer);
+        }
+        reply::unbuffered(&mut head.headers);
         return Outcome::Answer(Response::from_parts(head, Body::stream(stream)));
     }
     let bound = if head.status.is_success() { engine.config().limits.answer.bytes() } else { ERROR_BODY };
@@ -370,9 +397,20 @@ impl Call {
     pub fn teaches(&self, engine: &Engine) -> bool {
         match &*self.method {
             "tools/list" | "logging/setLevel" | "resources/subscribe" | "resources/unsubscribe" => true,
-            "tools/call" => self.tool.as_ref().is_some_and(|tool| engine.config().replay_tools.iter().any(|name| **name == **tool)),
+            "tools/call" => {
+                let config = engine.config();
+                // A cheap look before the exact one: this is asked of every call.
+                let is_named = |tool: &&String| memchr::memmem::find(&self.body, tool.as_bytes()).is_some();
+                let mut named = config.replay_tools.iter().filter(is_named).peekable();
+                named.peek().is_some() && self.tool().is_some_and(|tool| named.any(|name| **name == *tool))
+            }
             _ => false,
         }
+    }
+
+    /// The tool, of a `tools/call`.
+    fn tool(&self) -> Option<Box<str>> {
+        resend::tool_of(&Envelope::parse(&self.body).ok()?)
     }
 }
 
@@ -397,11 +435,11 @@ pub fn learn(engine: &Engine, call: &Call, message: &[u8]) -> Option<super::stor
         }
         _ if failed_tool(result) => return None,
         _ if engine.back.is_private() => {
-            memory.replay.insert(call.tool.clone()?, params?.to_owned());
+            memory.replay.insert(call.tool()?, params?.to_owned());
         }
         _ => {
             drop(inner);
-            return call.session.upstream.learn(call.tool.as_deref()?, params?, engine);
+            return call.session.upstream.learn(&call.tool()?, params?, engine);
         }
     }
     Some(engine.store.save(&call.session.key, memory))
@@ -425,7 +463,13 @@ fn failed_tool(result: &RawValue) -> bool {
 }
 
 /// A notification of the client. It never waits: while nobody can take it, it is answered here.
-pub async fn notify(engine: &Arc<Engine>, session: &Arc<Session>, envelope: &Envelope<'_>, body: Bytes, headers: Arc<HeaderMap>) -> Response<Body> {
+pub async fn notify(
+    engine: &Arc<Engine>,
+    session: &Arc<Session>,
+    envelope: &Envelope<'_>,
+    body: Bytes,
+    headers: Arc<HeaderMap>,
+) -> Response<Body> {
     if envelope.method() == "notifications/cancelled" && session.cancel_parked(envelope) {
         return reply::accepted();
     }
@@ -449,7 +493,8 @@ pub async fn notify(engine: &Arc<Engine>, session: &Arc<Session>, envelope: &Env
         Ok(answer) if answer.status().is_success() => return passed_on(answer).await,
         Ok(answer) => {
             let (head, body) = answer.into_parts();
-            let body = collect(body, ERROR_BODY).await.ok().and_then(|body| body.joined()).unwrap_or_default();
+            let body =
+                collect(body, ERROR_BODY).await.ok().and_then(|body| body.joined()).unwrap_or_default();
             match verdict::judge(head.status, &head.headers, &body) {
                 Verdict::Lost(flavour) => Some(flavour),
                 Verdict::NotForwarded => Some(Flavour::Refused),
@@ -470,8 +515,16 @@ pub async fn notify(engine: &Arc<Engine>, session: &Arc<Session>, envelope: &Env
 }
 
 /// The client answers a request of the server. An answer to a question from before a loss is dropped.
-pub async fn answer(engine: &Arc<Engine>, session: &Arc<Session>, envelope: &Envelope<'_>, body: &Bytes, headers: Arc<HeaderMap>) -> Response<Body> {
-    let (Some(id), Some(live)) = (envelope.id, session.begin(engine, &headers)) else { return reply::accepted() };
+pub async fn answer(
+    engine: &Arc<Engine>,
+    session: &Arc<Session>,
+    envelope: &Envelope<'_>,
+    body: &Bytes,
+    headers: Arc<HeaderMap>,
+) -> Response<Body> {
+    let (Some(id), Some(live)) = (envelope.id, session.begin(engine, &headers)) else {
+        return reply::accepted();
+    };
     let Some(theirs) = session.answered(id) else {
         log::debug!(session = session.key.short(); "answer dropped, the server that asked is gone");
         return reply::accepted();
@@ -502,12 +555,13 @@ struct Parked<'s> {
 
 impl Session {
     /// A message of the client came: counts as use. The way upstream, if there is one.
-    fn begin(self: &Arc<Self>, engine: &Arc<Engine>, headers: &Arc<HeaderMap>) -> Option<Live> {
+    fn begin(self: &Arc<Self>, engine: &Arc<Engine>, headers: &HeaderMap) -> Option<Live> {
         let mut inner = self.lock();
         inner.used = Instant::now();
-        inner.headers = Some(headers.clone());
+        inner.keep_headers(headers);
         let live = inner.live();
-        let listen = live.is_some() && inner.streams.as_ref().is_some_and(|streams| streams.listener.is_parked());
+        let listen =
+            live.is_some() && inner.streams.as_ref().is_some_and(|streams| streams.listener.is_parked());
         drop(inner);
         if listen {
             super::listen::ensure(engine, self);

@@ -17,7 +17,7 @@ use super::parking::Parking;
 use super::state::{Action, Death, Event, Generation, State};
 use super::store::{Found, Store};
 use super::upstream::Upstream;
-use super::{Key, Session, heal, listen, open, reply, resend};
+use super::{Key, Session, heal, listen, open, reply};
 use crate::back::Back;
 use crate::config::{Config, SessionFrom, UnknownIds};
 use crate::mcp::{self, Envelope, Kind};
@@ -66,7 +66,14 @@ struct Sessions {
 
 impl Engine {
     /// An engine with the sessions that were found on disk; they sleep until somebody wants them.
-    pub fn new(config: Config, own_headers: OwnHeaders, back: Back, store: Store, found: Found, life: Life) -> Arc<Self> {
+    pub fn new(
+        config: Config,
+        own_headers: OwnHeaders,
+        back: Back,
+        store: Store,
+        found: Found,
+        life: Life,
+    ) -> Arc<Self> {
         let engine = Arc::new(Self {
             back,
             life,
@@ -80,13 +87,17 @@ impl Engine {
         });
         for (name, replay) in found.replays {
             let route: Option<Route> = name.parse().ok();
-            engine.upstreams.lock().expect("no panic while locked").insert(route.clone(), Upstream::new(route, replay));
+            engine
+                .upstreams
+                .lock()
+                .expect("no panic while locked")
+                .insert(route.clone(), Upstream::new(route, replay));
         }
         for (key, memory, written) in found.sessions {
             let route = memory.route.as_deref().and_then(|route| route.parse().ok());
             let state = State::Dormant(memory.generation);
             let session = Session::new(key, memory, engine.upstream(route.as_ref()), state);
-            // As good as it gets: writes are rare, so this is the latest moment it was surely used.
+            // `sweep` writes a session that is in use often enough for this.
             let age = written.elapsed().unwrap_or_default();
             if let Some(used) = Instant::now().checked_sub(age) {
                 session.lock().used = used;
@@ -121,12 +132,25 @@ impl Engine {
     pub async fn handle(self: &Arc<Self>, caller: Caller, request: Request<Bytes>) -> Response<Body> {
         let began = Instant::now();
         let (head, body) = request.into_parts();
+        if caller.route.is_none() && self.back.needs_route() {
+            return reply::refused(
+                StatusCode::BAD_REQUEST,
+                "null",
+                mcp::INVALID_REQUEST,
+                "Mcp-Route is missing, and the upstream has {route}",
+            );
+        }
         let answer = match head.method {
             Method::POST => self.post(caller, head.headers, body).await,
             Method::GET => self.get(caller, &head.headers).await,
             Method::DELETE => self.delete(caller, &head.headers).await,
             _ => {
-                let mut answer = reply::refused(StatusCode::METHOD_NOT_ALLOWED, "null", mcp::INVALID_REQUEST, "Method Not Allowed: use POST, GET or DELETE");
+                let mut answer = reply::refused(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "null",
+                    mcp::INVALID_REQUEST,
+                    "Method Not Allowed: use POST, GET or DELETE",
+                );
                 answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST, DELETE"));
                 answer
             }
@@ -135,10 +159,18 @@ impl Engine {
         answer
     }
 
+    /// What every call goes through: the ways that few take are boxed, so that this future stays small.
     async fn post(self: &Arc<Self>, caller: Caller, mut headers: HeaderMap, body: Bytes) -> Response<Body> {
         let envelope = match Envelope::parse(&body) {
             Ok(envelope) => envelope,
-            Err(malformed) => return reply::refused(StatusCode::BAD_REQUEST, "null", malformed.code(), &malformed.to_string()),
+            Err(malformed) => {
+                return reply::refused(
+                    StatusCode::BAD_REQUEST,
+                    "null",
+                    malformed.code(),
+                    &malformed.to_string(),
+                );
+            }
         };
         let kind = envelope.kind().unwrap_or(Kind::Notification);
         let version = headers.get(mcp::VERSION_HEADER).and_then(|version| version.to_str().ok());
@@ -147,19 +179,21 @@ impl Engine {
         let takes_stream = takes_stream(&headers);
         self.inward(&mut headers);
         if modern && session_id.is_none() {
-            return modern::pass(self, &caller, &envelope, &body, &headers).await;
+            return Box::pin(modern::pass(self, &caller, &envelope, &body, &headers)).await;
         }
         let id = envelope.id.map_or("null", serde_json::value::RawValue::get);
         let headers = Arc::new(headers);
         if envelope.method() == "initialize" && kind == Kind::Request {
-            return open::open(self, &caller, &envelope, body.clone(), headers).await;
+            return Box::pin(open::open(self, &caller, &envelope, body.clone(), headers)).await;
         }
         let session = match &session_id {
             Some(session_id) => match self.find_or_adopt(&caller, session_id, kind, &headers).await {
                 Some(session) => session,
                 None => return reply::not_found(),
             },
-            None if self.config().session_from == SessionFrom::Subject => open::hidden(self, &caller, &headers).await,
+            None if self.config().session_from == SessionFrom::Subject => {
+                Box::pin(open::hidden(self, &caller, &headers)).await
+            }
             None => return open::without_id(id),
         };
         match kind {
@@ -167,7 +201,6 @@ impl Engine {
                 let call = Call {
                     id: id.into(),
                     method: envelope.method().into(),
-                    tool: resend::tool_of(&envelope),
                     body: body.clone(),
                     headers,
                     takes_stream,
@@ -175,8 +208,10 @@ impl Engine {
                 };
                 call::run(self, Arc::new(call)).await
             }
-            Kind::Notification => call::notify(self, &session, &envelope, body.clone(), headers).await,
-            Kind::Response => call::answer(self, &session, &envelope, &body, headers).await,
+            Kind::Notification => {
+                Box::pin(call::notify(self, &session, &envelope, body.clone(), headers)).await
+            }
+            Kind::Response => Box::pin(call::answer(self, &session, &envelope, &body, headers)).await,
         }
     }
 
@@ -193,7 +228,7 @@ impl Engine {
                 let mut headers = headers.clone();
                 headers.remove(mcp::SESSION_HEADER);
                 self.inward(&mut headers);
-                inner.headers = Some(Arc::new(headers));
+                inner.keep_headers(&headers);
             }
         }
         let config = self.config();
@@ -203,7 +238,8 @@ impl Engine {
             Some((ring, number)) => (ring, Some(number)),
             None => (session.unasked(&config.stream), None),
         };
-        let body = ring.read(after, config.stream.keep_alive.duration(), Box::pin(self.life.draining_owned()));
+        let body =
+            ring.read(after, config.stream.keep_alive.duration(), Box::pin(self.life.draining_owned()));
         listen::ensure(self, &session);
         reply::stream(Body::stream(body))
     }
@@ -225,7 +261,13 @@ impl Engine {
         session.ok_or_else(reply::not_found)
     }
 
-    async fn find_or_adopt(self: &Arc<Self>, caller: &Caller, id: &HeaderValue, kind: Kind, headers: &HeaderMap) -> Option<Arc<Session>> {
+    async fn find_or_adopt(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: &HeaderValue,
+        kind: Kind,
+        headers: &HeaderMap,
+    ) -> Option<Arc<Session>> {
         let id = id.to_str().ok()?;
         let key = Key::new(&caller.subject, id);
         {
@@ -240,7 +282,7 @@ impl Engine {
         if kind != Kind::Request || self.config().unknown_ids == UnknownIds::Refuse {
             return None;
         }
-        open::adopt(self, caller, id, headers).await
+        Box::pin(open::adopt(self, caller, id, headers)).await
     }
 
     /// The session of that key.
@@ -269,7 +311,9 @@ impl Engine {
         sessions.by_key.insert(session.key, session.clone());
         let of_subject = sessions.by_subject.get(&session.subject).copied().unwrap_or_default();
         let evicted = if of_subject > config.limits.sessions_per_subject.get() {
-            sessions.idle_longest(|candidate| candidate.subject == session.subject && candidate.key != session.key)
+            sessions.idle_longest(|candidate| {
+                candidate.subject == session.subject && candidate.key != session.key
+            })
         } else if sessions.by_key.len() > config.limits.sessions.get() {
             sessions.idle_longest(|candidate| candidate.key != session.key)
         } else {
@@ -289,7 +333,10 @@ impl Engine {
         if let Some(known) = upstreams.get(&route.cloned()) {
             return known.clone();
         }
-        upstreams.entry(route.cloned()).or_insert_with(|| Upstream::new(route.cloned(), Replay::new())).clone()
+        upstreams
+            .entry(route.cloned())
+            .or_insert_with(|| Upstream::new(route.cloned(), Replay::new()))
+            .clone()
     }
 
     /// A request saw that the upstream session of this generation is gone.
@@ -358,13 +405,27 @@ impl Engine {
     pub async fn sweep(self: Arc<Self>) {
         loop {
             let idle = self.config().limits.session_idle.duration();
-            let pause = (idle / 10).clamp(std::time::Duration::from_millis(100), std::time::Duration::from_secs(60));
+            let pause =
+                (idle / 10).clamp(std::time::Duration::from_millis(100), std::time::Duration::from_secs(60));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.life.draining() => return,
             }
             for session in self.sessions() {
-                if session.lock().used.elapsed() > idle && Arc::strong_count(&session) <= 2 {
+                // Two: the table's and this loop's.
+                let in_use = session.is_listening() || Arc::strong_count(&session) > 2;
+                let mut inner = session.lock();
+                if in_use {
+                    inner.used = Instant::now();
+                }
+                if inner.used.saturating_duration_since(inner.saved) > idle / 10 {
+                    // A file's time is all that a restart knows of its use.
+                    inner.saved = Instant::now();
+                    let _written_later = self.store.save(&session.key, &inner.memory);
+                }
+                let expired = inner.used.elapsed() > idle;
+                drop(inner);
+                if expired {
                     log::debug!(session = session.key.short(); "session expired");
                     self.end(&session, Death::Expired);
                 }
@@ -375,21 +436,8 @@ impl Engine {
     /// Makes a client's headers fit for the upstream: without what belongs to the connection, the session and the
     /// identity; with an `Accept` that every server takes.
     fn inward(&self, headers: &mut HeaderMap) {
-        for name in [
-            header::HOST,
-            header::CONNECTION,
-            header::CONTENT_LENGTH,
-            header::TRANSFER_ENCODING,
-            header::ORIGIN,
-            header::ACCEPT_ENCODING,
-            header::EXPECT,
-            header::TE,
-            header::UPGRADE,
-            header::TRAILER,
-        ] {
-            headers.remove(name);
-        }
-        for name in ["keep-alive", "proxy-connection", "proxy-authorization", "last-event-id", SUBJECT, ROUTE] {
+        // Few of them come at once: looking through those that came is cheaper than looking each of these up.
+        while let Some(name) = headers.keys().find(|name| is_not_for_the_upstream(name)).cloned() {
             headers.remove(name);
         }
         headers.insert(header::ACCEPT, ACCEPT_BOTH);
@@ -405,25 +453,56 @@ pub const SUBJECT: &str = "mcp-auth-subject";
 /// The route, believed on trusted listeners only.
 pub const ROUTE: &str = "mcp-route";
 
+fn is_not_for_the_upstream(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "accept-encoding"
+            | "connection"
+            | "content-length"
+            | "expect"
+            | "host"
+            | "keep-alive"
+            | "last-event-id"
+            | "origin"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | SUBJECT
+            | ROUTE
+    )
+}
+
 /// Whether a client takes a stream for an answer; one that does not say takes both.
 fn takes_stream(headers: &HeaderMap) -> bool {
     match headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()) {
         None => true,
-        Some(accept) => accept.contains("text/event-stream") || accept.contains("*/*") || accept.contains("text/*"),
+        Some(accept) => {
+            accept.contains("text/event-stream") || accept.contains("*/*") || accept.contains("text/*")
+        }
     }
 }
 
 impl Sessions {
     /// Prefers sessions whose client does not even listen.
     fn idle_longest(&self, fits: impl Fn(&Session) -> bool) -> Option<Arc<Session>> {
-        self.by_key.values().filter(|session| fits(session)).min_by_key(|session| (session.is_listening(), session.lock().used)).cloned()
+        self.by_key
+            .values()
+            .filter(|session| fits(session))
+            .min_by_key(|session| (session.is_listening(), session.lock().used))
+            .cloned()
     }
 }
 
 impl Session {
     fn is_listening(&self) -> bool {
         let inner = self.lock();
-        inner.streams.as_ref().is_some_and(|streams| streams.unasked.as_ref().is_some_and(|ring| ring.is_read()))
+        inner
+            .streams
+            .as_ref()
+            .is_some_and(|streams| streams.unasked.as_ref().is_some_and(|ring| ring.is_read()))
     }
 
     fn end_streams(&self) {

@@ -27,7 +27,7 @@ use crate::verdict::{self, Flavour, Verdict};
 
 /// Pauses between attempts while the server is down: this, doubled each time, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
-const LAST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_millis(250);
 /// Largest answer to a request of our own.
 const OWN_ANSWER: usize = 16 << 20;
 /// Pages of `tools/list` that are read.
@@ -72,8 +72,14 @@ async fn heal(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, fl
             return;
         }
         attempts += 1;
-        let attempt = tokio::time::timeout(bounds.attempt_timeout.duration(), attempt(engine, session, lost, ask_first));
-        let error = match attempt.await.unwrap_or_else(|_elapsed| Err(TalkError::Down("no answer within heal.attempt_timeout".into()))) {
+        let attempt = tokio::time::timeout(
+            bounds.attempt_timeout.duration(),
+            attempt(engine, session, lost, ask_first),
+        );
+        let error = match attempt
+            .await
+            .unwrap_or_else(|_elapsed| Err(TalkError::Down("no answer within heal.attempt_timeout".into())))
+        {
             Ok(event) => {
                 let took_ms = began.elapsed().as_millis() as u64;
                 engine.metrics.healed(flavour, began.elapsed());
@@ -82,6 +88,9 @@ async fn heal(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, fl
                 log::info!(session = session.key.short(), upstream, flavour = flavour.as_str(), outcome, attempts, took_ms; "session healed");
                 engine.apply(session, event, flavour);
                 listen::ensure(engine, session);
+                if event == Event::Healed {
+                    compare_tools(engine, session).await;
+                }
                 return;
             }
             Err(error) => error,
@@ -117,7 +126,12 @@ async fn heal(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, fl
     engine.apply(session, Event::GaveUp, flavour);
 }
 
-async fn attempt(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, ask_first: bool) -> Result<Event, TalkError> {
+async fn attempt(
+    engine: &Arc<Engine>,
+    session: &Arc<Session>,
+    lost: Generation,
+    ask_first: bool,
+) -> Result<Event, TalkError> {
     let old = session.way(lost);
     if ask_first && old.id.is_some() {
         return match ask(engine, session, &old).await {
@@ -136,7 +150,9 @@ pub async fn ask(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) -> A
     let timeout = engine.config().heal.attempt_timeout.duration();
     match tokio::time::timeout(timeout, talk(engine, session, live, "tools/list", None)).await {
         Ok(Ok(_)) => Asked::Alive,
-        Ok(Err(TalkError::Refused { what, .. })) if what.contains(&mcp::METHOD_NOT_FOUND.to_string()) => Asked::Alive,
+        Ok(Err(TalkError::Refused { what, .. })) if what.contains(&mcp::METHOD_NOT_FOUND.to_string()) => {
+            Asked::Alive
+        }
         Ok(Err(TalkError::Lost(..) | TalkError::Refused { .. })) => Asked::Lost,
         Ok(Err(TalkError::Down(_))) | Err(_) => Asked::Down,
     }
@@ -174,7 +190,6 @@ async fn renew(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation) -
         engine.store.save(&session.key, &inner.memory)
     };
     saved.wait().await;
-    compare_tools(engine, session, &live).await;
     Ok(())
 }
 
@@ -189,7 +204,11 @@ async fn replay(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) {
     let mut calls: Vec<(&'static str, Box<RawValue>)> = Vec::new();
     calls.extend(level.map(|level| ("logging/setLevel", level)));
     for uri in subscriptions {
-        calls.extend(serde_json::value::to_raw_value(&serde_json::json!({ "uri": uri })).ok().map(|params| ("resources/subscribe", params)));
+        calls.extend(
+            serde_json::value::to_raw_value(&serde_json::json!({ "uri": uri }))
+                .ok()
+                .map(|params| ("resources/subscribe", params)),
+        );
     }
     if engine.back.is_private() {
         calls.extend(private.into_values().map(|params| ("tools/call", params)));
@@ -199,24 +218,37 @@ async fn replay(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) {
         replay_shared(engine, session, live).await;
     }
     if roots {
-        let _ = say(engine, session, live, r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#).await;
+        let _ =
+            say(engine, session, live, r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#)
+                .await;
     }
 }
 
 /// Replays what belongs to the server process: once per loss, though each of its sessions heals for itself.
 async fn replay_shared(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) {
-    let lost_at = session.lost_at();
-    let mut replayed = session.upstream.replayed.lock().await;
-    if replayed.is_some_and(|at| at > lost_at) {
+    let calls: Vec<_> =
+        session.upstream.replay().into_values().map(|params| ("tools/call", params)).collect();
+    if calls.is_empty() {
         return;
     }
-    let calls = session.upstream.replay().into_values().map(|params| ("tools/call", params)).collect();
+    let mut replayed = session.upstream.replayed.lock().await;
+    // The session of another healer vouches for the process that it replayed to: no clock could.
+    if let Some(witness) = replayed.as_ref().filter(|witness| witness.id.is_some())
+        && ask(engine, session, witness).await == Asked::Alive
+    {
+        return;
+    }
     if run_all(engine, session, live, calls).await {
-        *replayed = Some(Instant::now());
+        *replayed = Some(live.clone());
     }
 }
 
-async fn run_all(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live, calls: Vec<(&'static str, Box<RawValue>)>) -> bool {
+async fn run_all(
+    engine: &Arc<Engine>,
+    session: &Arc<Session>,
+    live: &Live,
+    calls: Vec<(&'static str, Box<RawValue>)>,
+) -> bool {
     let mut all = true;
     for (method, params) in calls {
         if let Err(error) = talk(engine, session, live, method, Some(&params)).await {
@@ -228,13 +260,17 @@ async fn run_all(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live, call
 }
 
 /// Tells a client that was promised so when the tools are others than before.
-async fn compare_tools(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) {
+async fn compare_tools(engine: &Arc<Engine>, session: &Arc<Session>) {
     let before = {
         let inner = session.lock();
-        if !inner.memory.told_of_changes { None } else { inner.memory.tools.clone().filter(|tools| tools.complete) }
+        if !inner.memory.told_of_changes {
+            None
+        } else {
+            inner.memory.tools.clone().filter(|tools| tools.complete)
+        }
     };
-    let Some(before) = before else { return };
-    if learn_tools(engine, session, live).await.is_some_and(|now| now.digest != before.digest) {
+    let (Some(before), Some(live)) = (before, session.live()) else { return };
+    if learn_tools(engine, session, &live).await.is_some_and(|now| now.digest != before.digest) {
         let changed = br#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
         session.unasked(&engine.config().stream).push(|id| sse::message(id, changed));
         log::info!(session = session.key.short(); "tools changed, client told");
@@ -246,7 +282,9 @@ pub async fn learn_tools(engine: &Arc<Engine>, session: &Arc<Session>, live: &Li
     let mut tools = Tools::default();
     let mut cursor: Option<Box<str>> = None;
     for page in 0..MAX_PAGES {
-        let params = cursor.as_ref().and_then(|cursor| serde_json::value::to_raw_value(&serde_json::json!({ "cursor": cursor })).ok());
+        let params = cursor.as_ref().and_then(|cursor| {
+            serde_json::value::to_raw_value(&serde_json::json!({ "cursor": cursor })).ok()
+        });
         let result = talk(engine, session, live, "tools/list", params.as_deref()).await.ok()?;
         cursor = tools.learn(&result, page == 0);
         if cursor.is_none() {
@@ -258,7 +296,12 @@ pub async fn learn_tools(engine: &Arc<Engine>, session: &Arc<Session>, live: &Li
 }
 
 /// Goes on reading a stream that the server ended on purpose.
-pub async fn resume(engine: &Arc<Engine>, call: &Call, live: &Live, last_id: Option<HeaderValue>) -> Result<(Body, InFlight), Flavour> {
+pub async fn resume(
+    engine: &Arc<Engine>,
+    call: &Call,
+    live: &Live,
+    last_id: Option<HeaderValue>,
+) -> Result<(Body, InFlight), Flavour> {
     let flight = call.session.upstream.enter(engine);
     let mut request = Request::new(bytes::Bytes::new());
     *request.method_mut() = Method::GET;
@@ -271,14 +314,22 @@ pub async fn resume(engine: &Arc<Engine>, call: &Call, live: &Live, last_id: Opt
         headers.insert("last-event-id", last_id);
     }
     match engine.back.send(call.session.upstream.route.as_ref(), request).await {
-        Ok(answer) if answer.status().is_success() && reply::is_stream(answer.headers()) => Ok((answer.into_body(), flight)),
+        Ok(answer) if answer.status().is_success() && reply::is_stream(answer.headers()) => {
+            Ok((answer.into_body(), flight))
+        }
         Ok(_) | Err(SendError::Broken(_)) => Err(Flavour::Broken),
         Err(SendError::NotSent(_)) => Err(Flavour::Broken),
     }
 }
 
 /// A request of our own; the result, unread.
-async fn talk(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live, method: &'static str, params: Option<&RawValue>) -> Result<Box<RawValue>, TalkError> {
+async fn talk(
+    engine: &Arc<Engine>,
+    session: &Arc<Session>,
+    live: &Live,
+    method: &'static str,
+    params: Option<&RawValue>,
+) -> Result<Box<RawValue>, TalkError> {
     exchange(engine, session, live, method, params, |_| {}).await
 }
 
@@ -307,32 +358,47 @@ async fn exchange(
     let message = message.ok_or_else(broken)?;
     let refused = |what| Err(TalkError::Refused { method, what });
     match verdict::judge(head.status, &head.headers, &message) {
-        Verdict::Lost(flavour) => return Err(TalkError::Lost(flavour, format!("the server answered {method} with {}", head.status))),
+        Verdict::Lost(flavour) => {
+            return Err(TalkError::Lost(
+                flavour,
+                format!("the server answered {method} with {}", head.status),
+            ));
+        }
         Verdict::NotForwarded => return Err(TalkError::Down(head.status.to_string())),
         Verdict::Doubtful(_) | Verdict::Answer if !head.status.is_success() => {
-            return if head.status.is_server_error() { Err(TalkError::Down(head.status.to_string())) } else { refused(head.status.to_string()) };
+            return if head.status.is_server_error() {
+                Err(TalkError::Down(head.status.to_string()))
+            } else {
+                refused(head.status.to_string())
+            };
         }
         Verdict::Doubtful(_) | Verdict::Answer => {}
     }
-    let envelope = Envelope::parse(&message).map_err(|error| TalkError::Refused { method, what: error.to_string() })?;
+    let envelope =
+        Envelope::parse(&message).map_err(|error| TalkError::Refused { method, what: error.to_string() })?;
     match (envelope.result, envelope.error) {
         (Some(result), _) => Ok(result.to_owned()),
         (None, error) => {
             let error = error.and_then(|error| serde_json::from_str::<mcp::RpcError>(error.get()).ok());
-            refused(error.map_or_else(|| "no result".into(), |error| format!("error {}: {}", error.code, error.message)))
+            refused(error.map_or_else(
+                || "no result".into(),
+                |error| format!("error {}: {}", error.code, error.message),
+            ))
         }
     }
 }
 
 /// The response with our id in a stream; what else comes there is not for us.
-async fn response_in(mut body: Body, id: &str) -> Option<bytes::Bytes> {
+pub async fn response_in(mut body: Body, id: &str) -> Option<bytes::Bytes> {
     let mut splitter = Splitter::default();
     while let Some(Ok(frame)) = body.frame().await {
         splitter.push(frame.into_data().ok()?).ok()?;
         while let Some(block) = splitter.next_block() {
             let Some(data) = sse::data(&block) else { continue };
-            let ours = Envelope::parse(&data)
-                .is_ok_and(|message| message.kind() == Some(Kind::Response) && message.id.is_some_and(|found| found.get() == id || found.get() == "null"));
+            let ours = Envelope::parse(&data).is_ok_and(|message| {
+                message.kind() == Some(Kind::Response)
+                    && message.id.is_some_and(|found| found.get() == id || found.get() == "null")
+            });
             if ours {
                 return Some(data);
             }
@@ -346,10 +412,20 @@ async fn say(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live, body: &s
     let answer = send(engine, session, live, body.to_owned(), false).await?;
     let (head, body) = answer.into_parts();
     let _acknowledged = collect(body, OWN_ANSWER).await;
-    if head.status.is_success() { Ok(()) } else { Err(TalkError::Refused { method: "notifications/initialized", what: head.status.to_string() }) }
+    if head.status.is_success() {
+        Ok(())
+    } else {
+        Err(TalkError::Refused { method: "notifications/initialized", what: head.status.to_string() })
+    }
 }
 
-async fn send(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live, body: String, first: bool) -> Result<http::Response<Body>, TalkError> {
+async fn send(
+    engine: &Arc<Engine>,
+    session: &Arc<Session>,
+    live: &Live,
+    body: String,
+    first: bool,
+) -> Result<http::Response<Body>, TalkError> {
     let mut headers = session.lock().headers.as_deref().cloned().unwrap_or_default();
     for name in ["mcp-method", "mcp-name", "last-event-id", mcp::VERSION_HEADER] {
         headers.remove(name);
@@ -361,7 +437,11 @@ async fn send(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live, body: S
     if first {
         request.headers_mut().remove(mcp::VERSION_HEADER);
     }
-    engine.back.send(session.upstream.route.as_ref(), request).await.map_err(|error| TalkError::Down(error.to_string()))
+    engine
+        .back
+        .send(session.upstream.route.as_ref(), request)
+        .await
+        .map_err(|error| TalkError::Down(error.to_string()))
 }
 
 impl Session {
@@ -380,5 +460,8 @@ impl Session {
 
 /// Whether a status is one that a server gives to who asks for a stream it does not have.
 pub fn has_no_stream(status: StatusCode) -> bool {
-    matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED | StatusCode::NOT_ACCEPTABLE)
+    matches!(
+        status,
+        StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED | StatusCode::NOT_ACCEPTABLE
+    )
 }

@@ -64,7 +64,11 @@ pub fn ensure(engine: &Arc<Engine>, session: &Arc<Session>) {
     let Some(streams) = inner.streams.as_deref_mut() else { return };
     let Some(ring) = streams.unasked.clone().filter(|ring| ring.is_read()) else { return };
     match streams.listener {
-        Listener::Running(generation) | Listener::Unsupported(generation) if generation == live.generation => return,
+        Listener::Running(generation) | Listener::Unsupported(generation)
+            if generation == live.generation =>
+        {
+            return;
+        }
         _ => streams.listener = Listener::Running(live.generation),
     }
     drop(inner);
@@ -108,7 +112,13 @@ async fn listen(engine: &Arc<Engine>, session: &Arc<Session>, generation: Genera
 }
 
 /// Opens the stream and reads it to its end.
-async fn read(engine: &Arc<Engine>, session: &Arc<Session>, generation: Generation, ring: &Ring, last_id: &mut Option<HeaderValue>) -> End {
+async fn read(
+    engine: &Arc<Engine>,
+    session: &Arc<Session>,
+    generation: Generation,
+    ring: &Ring,
+    last_id: &mut Option<HeaderValue>,
+) -> End {
     let Some(live) = session.live().filter(|live| live.generation == generation) else { return End::Over };
     let mut request = Request::new(bytes::Bytes::new());
     *request.method_mut() = Method::GET;

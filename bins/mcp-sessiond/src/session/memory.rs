@@ -90,7 +90,8 @@ impl Tools {
         for raw in page.tools {
             digest.push_str(raw.get());
             if let Ok(tool) = serde_json::from_str::<Tool>(raw.get())
-                && (tool.annotations.read_only_hint == Some(true) || tool.annotations.idempotent_hint == Some(true))
+                && (tool.annotations.read_only_hint == Some(true)
+                    || tool.annotations.idempotent_hint == Some(true))
             {
                 self.harmless.insert(tool.name);
             }
@@ -103,7 +104,8 @@ impl Tools {
 
 /// Parameters for our own `initialize`: what the client said, with the version that was agreed.
 pub fn offer(params: &RawValue, version: &str) -> Box<RawValue> {
-    let mut map: serde_json::Map<String, serde_json::Value> = serde_json::from_str(params.get()).unwrap_or_default();
+    let mut map: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(params.get()).unwrap_or_default();
     map.insert("protocolVersion".into(), version.into());
     serde_json::value::to_raw_value(&map).unwrap_or_else(|_| params.to_owned())
 }
@@ -129,12 +131,20 @@ mod tests {
     #[test]
     fn tools_are_learned_over_pages_and_changes_are_seen() {
         let mut tools = Tools::default();
-        let first = raw(r#"{"tools":[{"name":"read","annotations":{"readOnlyHint":true}},{"name":"write"}],"nextCursor":"2"}"#);
-        let second = raw(r#"{"tools":[{"name":"set","annotations":{"idempotentHint":true,"readOnlyHint":false}}]}"#);
+        let first = raw(
+            r#"{"tools":[{"name":"read","annotations":{"readOnlyHint":true}},{"name":"write"}],"nextCursor":"2"}"#,
+        );
+        let second =
+            raw(r#"{"tools":[{"name":"set","annotations":{"idempotentHint":true,"readOnlyHint":false}}]}"#);
         assert_eq!(tools.learn(&first, true).as_deref(), Some("2"));
         assert!(!tools.complete);
         assert_eq!(tools.learn(&second, false), None);
-        assert!(tools.complete && tools.harmless.contains("read") && tools.harmless.contains("set") && !tools.harmless.contains("write"));
+        assert!(
+            tools.complete
+                && tools.harmless.contains("read")
+                && tools.harmless.contains("set")
+                && !tools.harmless.contains("write")
+        );
         let before = tools.clone();
         tools.learn(&first, true);
         tools.learn(&second, false);
@@ -145,7 +155,8 @@ mod tests {
 
     #[test]
     fn the_agreed_version_is_offered_again() {
-        let offered = offer(&raw(r#"{"protocolVersion":"2025-11-25","capabilities":{"roots":{}}}"#), "2025-03-26");
+        let offered =
+            offer(&raw(r#"{"protocolVersion":"2025-11-25","capabilities":{"roots":{}}}"#), "2025-03-26");
         let value: serde_json::Value = serde_json::from_str(offered.get()).unwrap();
         assert_eq!(value, serde_json::json!({"protocolVersion":"2025-03-26","capabilities":{"roots":{}}}));
     }

@@ -22,7 +22,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, header};
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -112,9 +112,10 @@ pub struct Inner {
     version: HeaderValue,
     /// When the client last sent something.
     pub used: Instant,
-    /// The headers of the client's last message: a heal comes with the same credentials. Memory only.
-    headers: Option<Arc<http::HeaderMap>>,
-    lost_at: Instant,
+    /// The headers that came with the client's newest credential: a heal comes with the same. Memory only.
+    headers: Option<Box<HeaderMap>>,
+    /// When it was last written to disk.
+    saved: Instant,
     /// Heals that failed, so that a parked request can tell the one it waited for.
     failures: u64,
     /// Why the last heal failed.
@@ -160,7 +161,7 @@ impl Session {
             version: header(&memory.version).unwrap_or(HeaderValue::from_static(crate::mcp::DEFAULT_VERSION)),
             used: Instant::now(),
             headers: None,
-            lost_at: Instant::now(),
+            saved: Instant::now(),
             failures: 0,
             failure: None,
             roots_changed: false,
@@ -181,9 +182,6 @@ impl Session {
         let mut inner = self.lock();
         let (state, action) = inner.state.on(event);
         inner.state = state;
-        if action == Some(Action::Heal) {
-            inner.lost_at = Instant::now();
-        }
         drop(inner);
         if action.is_some() {
             self.changed.notify_waiters();
@@ -212,11 +210,6 @@ impl Session {
         }
     }
 
-    /// When the newest loss was seen.
-    fn lost_at(&self) -> Instant {
-        self.lock().lost_at
-    }
-
     /// The ring of what the server says unasked; made at the first call.
     fn unasked(&self, bounds: &config::Stream) -> Arc<Ring> {
         self.lock().streams().unasked.get_or_insert_with(|| Ring::new(bounds)).clone()
@@ -233,7 +226,8 @@ impl Session {
     fn keep_answer(&self, ring: &Arc<Ring>, bounds: &config::Stream) {
         let mut inner = self.lock();
         let answers = &mut inner.streams().answers;
-        answers.retain(|kept| kept.ended().is_none_or(|ended| ended.elapsed() < bounds.keep_answer.duration()));
+        answers
+            .retain(|kept| kept.ended().is_none_or(|ended| ended.elapsed() < bounds.keep_answer.duration()));
         answers.push_back(ring.clone());
         while answers.len() > KEPT_ANSWERS {
             // Those that ended first: the others are still being written to.
@@ -249,7 +243,11 @@ impl Session {
         let streams = inner.streams();
         streams.asked += 1;
         if streams.questions.len() >= OPEN_QUESTIONS {
-            let oldest = streams.questions.keys().min_by_key(|key| key.rsplit('-').next().and_then(|n| n.parse::<u64>().ok())).cloned();
+            let oldest = streams
+                .questions
+                .keys()
+                .min_by_key(|key| key.rsplit('-').next().and_then(|n| n.parse::<u64>().ok()))
+                .cloned();
             oldest.and_then(|oldest| streams.questions.remove(&oldest));
         }
         let ours = format!("\"{}-{generation}-{}\"", &mcp_daemon::secret::random_id()[..8], streams.asked);
@@ -269,9 +267,29 @@ impl Session {
 impl Inner {
     fn live(&self) -> Option<Live> {
         match self.state {
-            State::Live(generation) => Some(Live { generation, id: self.upstream_id.clone(), version: self.version.clone() }),
+            State::Live(generation) => {
+                Some(Live { generation, id: self.upstream_id.clone(), version: self.version.clone() })
+            }
             _ => None,
         }
+    }
+
+    /// Keeps a copy of the client's headers, unless its credential is the one that is known.
+    fn keep_headers(&mut self, headers: &HeaderMap) {
+        if self
+            .headers
+            .as_ref()
+            .is_some_and(|known| known.get(header::AUTHORIZATION) == headers.get(header::AUTHORIZATION))
+        {
+            return;
+        }
+        // Each value anew: one that is a slice of a connection's read buffer would keep all of that.
+        let copy = |(name, value): (&http::HeaderName, &HeaderValue)| {
+            let mut copied = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+            copied.set_sensitive(value.is_sensitive());
+            Some((name.clone(), copied))
+        };
+        self.headers = Some(Box::new(headers.iter().filter_map(copy).collect()));
     }
 
     fn streams(&mut self) -> &mut Streams {
@@ -282,7 +300,8 @@ impl Inner {
     fn renew(&mut self, upstream: Option<HeaderValue>, generation: Generation) {
         self.memory.upstream = upstream.as_ref().and_then(|id| id.to_str().ok()).map(Into::into);
         self.memory.generation = generation;
-        self.upstream_id = upstream;
+        // A copy, for the reason given at `keep_headers`.
+        self.upstream_id = upstream.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
         if let Some(streams) = &mut self.streams {
             streams.questions.clear();
         }

@@ -15,6 +15,7 @@ use super::call::collect;
 use super::engine::{Caller, Engine};
 use super::memory::{Memory, Replay, anonymous_params};
 use super::state::State;
+use super::upstream::Upstream;
 use super::{Key, Session, reply};
 use crate::mcp::{self, Envelope, Kind};
 use crate::sse::{self, Splitter};
@@ -24,11 +25,17 @@ use crate::verdict;
 const MAX_ANSWER: usize = 1 << 20;
 
 /// Passes a client's `initialize` on and keeps what it takes to say it again.
-pub async fn open(engine: &Arc<Engine>, caller: &Caller, envelope: &Envelope<'_>, body: Bytes, headers: Arc<HeaderMap>) -> Response<Body> {
+pub async fn open(
+    engine: &Arc<Engine>,
+    caller: &Caller,
+    envelope: &Envelope<'_>,
+    body: Bytes,
+    headers: Arc<HeaderMap>,
+) -> Response<Body> {
     let id = envelope.id.map_or("null", RawValue::get);
     let upstream = engine.upstream(caller.route.as_ref());
     let flight = upstream.enter(engine);
-    let answer = match send_until_up(engine, caller, &body, &headers, id).await {
+    let answer = match send_until_up(engine, &upstream, caller, &body, &headers, id).await {
         Ok(answer) => answer,
         Err(refusal) => return refusal,
     };
@@ -36,7 +43,8 @@ pub async fn open(engine: &Arc<Engine>, caller: &Caller, envelope: &Envelope<'_>
     let (mut head, answer) = answer.into_parts();
     let upstream_id = head.headers.get(mcp::SESSION_HEADER).cloned();
     reply::outward(&mut head.headers);
-    let whole = if reply::is_stream(&head.headers) { read_stream(answer).await } else { read_json(answer).await };
+    let whole =
+        if reply::is_stream(&head.headers) { read_stream(answer).await } else { read_json(answer).await };
     let Some((message, whole)) = whole else {
         return reply::failed(id, "the server went away while it answered initialize; try again");
     };
@@ -54,7 +62,10 @@ pub async fn open(engine: &Arc<Engine>, caller: &Caller, envelope: &Envelope<'_>
         subject: (&*caller.subject).into(),
         route: caller.route.as_ref().map(|route| route.as_str().into()),
         version: agreed.protocol_version,
-        params: envelope.params.map(ToOwned::to_owned).unwrap_or_else(|| anonymous_params(mcp::DEFAULT_VERSION)),
+        params: envelope
+            .params
+            .map(ToOwned::to_owned)
+            .unwrap_or_else(|| anonymous_params(mcp::DEFAULT_VERSION)),
         upstream: upstream_id.and_then(|id| id.to_str().ok().map(Into::into)),
         generation: 1,
         level: None,
@@ -67,7 +78,7 @@ pub async fn open(engine: &Arc<Engine>, caller: &Caller, envelope: &Envelope<'_>
     // On disk before the client has the id: from then on it can rely on it.
     engine.store.save(&key, &memory).wait().await;
     let session = Session::new(key, memory, upstream, State::Live(1));
-    session.lock().headers = Some(headers);
+    session.lock().keep_headers(&headers);
     engine.insert(session);
     log::debug!(session = key.short(); "session opened");
     if let Ok(value) = HeaderValue::from_str(&session_id) {
@@ -98,7 +109,14 @@ struct ToolsCapability {
 }
 
 /// Sends `initialize` as soon as there is somebody to send it to. It has no effect of its own, so it may be sent again.
-async fn send_until_up(engine: &Arc<Engine>, caller: &Caller, body: &Bytes, headers: &HeaderMap, id: &str) -> Result<Response<Body>, Response<Body>> {
+async fn send_until_up(
+    engine: &Arc<Engine>,
+    upstream: &Upstream,
+    caller: &Caller,
+    body: &Bytes,
+    headers: &HeaderMap,
+    id: &str,
+) -> Result<Response<Body>, Response<Body>> {
     let config = engine.config();
     let deadline = Instant::now() + config.limits.parked_time.duration();
     let mut place = None;
@@ -108,8 +126,16 @@ async fn send_until_up(engine: &Arc<Engine>, caller: &Caller, body: &Bytes, head
         let mut request = Request::new(body.clone());
         *request.method_mut() = Method::POST;
         *request.headers_mut() = headers.clone();
-        let why = match engine.back.send(caller.route.as_ref(), request).await {
-            Ok(answer) if answer.headers().contains_key(verdict::NOT_FORWARDED) && !answer.status().is_success() => {
+        let hung = upstream.hung.notified();
+        let sent = tokio::select! {
+            biased;
+            answer = engine.back.send(caller.route.as_ref(), request) => answer,
+            () = hung => Err(SendError::Broken("it does not answer".into())),
+        };
+        let why = match sent {
+            Ok(answer)
+                if answer.headers().contains_key(verdict::NOT_FORWARDED) && !answer.status().is_success() =>
+            {
                 format!("a neighbour answered {}", answer.status())
             }
             Ok(answer) => return Ok(answer),
@@ -117,7 +143,10 @@ async fn send_until_up(engine: &Arc<Engine>, caller: &Caller, body: &Bytes, head
             Err(SendError::Broken(error)) => {
                 broken += 1;
                 if broken > 3 {
-                    return Err(reply::failed(id, &format!("the server breaks off when it is asked to initialize: {error}")));
+                    return Err(reply::failed(
+                        id,
+                        &format!("the server breaks off when it is asked to initialize: {error}"),
+                    ));
                 }
                 error.to_string()
             }
@@ -164,7 +193,12 @@ async fn read_stream(mut body: Body) -> Option<(Bytes, Bytes)> {
 }
 
 /// Takes over an id that nobody knows: of a client from before sessiond, one that never initialises again.
-pub async fn adopt(engine: &Arc<Engine>, caller: &Caller, id: &str, headers: &HeaderMap) -> Option<Arc<Session>> {
+pub async fn adopt(
+    engine: &Arc<Engine>,
+    caller: &Caller,
+    id: &str,
+    headers: &HeaderMap,
+) -> Option<Arc<Session>> {
     let fits = (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
     if !fits {
         return None;
@@ -183,8 +217,18 @@ pub async fn hidden(engine: &Arc<Engine>, caller: &Caller, headers: &HeaderMap) 
     }
 }
 
-async fn anonymous(engine: &Arc<Engine>, caller: &Caller, id: &str, upstream: Option<Box<str>>, headers: &HeaderMap, what: &'static str) -> Arc<Session> {
-    let version = headers.get(mcp::VERSION_HEADER).and_then(|version| version.to_str().ok()).unwrap_or(mcp::DEFAULT_VERSION);
+async fn anonymous(
+    engine: &Arc<Engine>,
+    caller: &Caller,
+    id: &str,
+    upstream: Option<Box<str>>,
+    headers: &HeaderMap,
+    what: &'static str,
+) -> Arc<Session> {
+    let version = headers
+        .get(mcp::VERSION_HEADER)
+        .and_then(|version| version.to_str().ok())
+        .unwrap_or(mcp::DEFAULT_VERSION);
     let memory = Memory {
         id: id.into(),
         subject: (&*caller.subject).into(),
@@ -201,7 +245,8 @@ async fn anonymous(engine: &Arc<Engine>, caller: &Caller, id: &str, upstream: Op
     };
     let key = Key::new(&caller.subject, id);
     let saved = engine.store.save(&key, &memory);
-    let session = engine.insert(Session::new(key, memory, engine.upstream(caller.route.as_ref()), State::Dormant(1)));
+    let session =
+        engine.insert(Session::new(key, memory, engine.upstream(caller.route.as_ref()), State::Dormant(1)));
     saved.wait().await;
     log::info!(session = key.short(); "{what}");
     session
@@ -209,5 +254,10 @@ async fn anonymous(engine: &Arc<Engine>, caller: &Caller, id: &str, upstream: Op
 
 /// The refusal of a request that has no session id and needs one.
 pub fn without_id(id: &str) -> Response<Body> {
-    reply::refused(StatusCode::BAD_REQUEST, id, mcp::INVALID_REQUEST, "Bad Request: Mcp-Session-Id is missing; send initialize first")
+    reply::refused(
+        StatusCode::BAD_REQUEST,
+        id,
+        mcp::INVALID_REQUEST,
+        "Bad Request: Mcp-Session-Id is missing; send initialize first",
+    )
 }

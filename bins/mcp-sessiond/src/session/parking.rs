@@ -28,7 +28,12 @@ pub struct Place {
 
 impl Parking {
     /// Takes a place for a body of `bytes`, or says by its name which bound is reached.
-    pub fn enter(self: &Arc<Self>, limits: &Limits, subject: &Arc<str>, bytes: usize) -> Result<Place, &'static str> {
+    pub fn enter(
+        self: &Arc<Self>,
+        limits: &Limits,
+        subject: &Arc<str>,
+        bytes: usize,
+    ) -> Result<Place, &'static str> {
         let mut load = self.load.lock().expect("no panic while locked");
         let of_subject = load.by_subject.get(subject).copied().unwrap_or_default();
         if load.requests >= limits.parked_requests.get() {

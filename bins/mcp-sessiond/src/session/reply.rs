@@ -20,6 +20,13 @@ pub fn json(status: StatusCode, body: String) -> Response<Body> {
     response
 }
 
+/// 200 with a message of the server.
+pub fn message(message: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::from(message));
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}
+
 /// 200 with an error that carries the request's raw `id`.
 pub fn failed(id: &str, message: &str) -> Response<Body> {
     json(StatusCode::OK, mcp::error_body(id, mcp::INTERNAL_ERROR, message))

@@ -51,7 +51,14 @@ mod tests {
     fn every_row_of_the_table() {
         let tools = Tools { harmless: ["read".into()].into(), complete: true, digest: "".into() };
         let partly = Tools { complete: false, ..tools.clone() };
-        for method in ["tools/list", "resources/read", "resources/templates/list", "prompts/get", "ping", "completion/complete"] {
+        for method in [
+            "tools/list",
+            "resources/read",
+            "resources/templates/list",
+            "prompts/get",
+            "ping",
+            "completion/complete",
+        ] {
             assert_eq!(judge(method, None, None, false), Twice::Harmless, "{method}");
         }
         assert_eq!(judge("tools/call", Some("read"), Some(&tools), true), Twice::Harmless);

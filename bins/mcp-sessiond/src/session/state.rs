@@ -128,7 +128,8 @@ mod tests {
             Just(Event::Healed),
             Just(Event::Kept),
             Just(Event::Wanted),
-            prop_oneof![Just(Death::Deleted), Just(Death::Expired), Just(Death::Refused)].prop_map(Event::Died),
+            prop_oneof![Just(Death::Deleted), Just(Death::Expired), Just(Death::Refused)]
+                .prop_map(Event::Died),
         ];
         proptest::collection::vec(event, 0..40)
     }

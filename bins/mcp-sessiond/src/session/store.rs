@@ -161,7 +161,9 @@ fn read(directory: &Path) -> io::Result<Found> {
             }
         } else if let Some(key) = name.strip_suffix(".json").and_then(|key| key.parse().ok()) {
             match parse::<Memory>(&path) {
-                Ok(memory) if Key::new(&memory.subject, &memory.id) == key => found.sessions.push((key, memory, written)),
+                Ok(memory) if Key::new(&memory.subject, &memory.id) == key => {
+                    found.sessions.push((key, memory, written))
+                }
                 Ok(_) => set_aside(&path, "it is named after another session")?,
                 Err(error) => set_aside(&path, &error)?,
             }
@@ -216,7 +218,10 @@ mod tests {
         store.save(&gone, &memory("gone")).wait().await;
         store.remove(&gone, true).wait().await;
         drop(store);
-        assert_eq!(std::fs::metadata(path.join(format!("{kept}.json"))).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(path.join(format!("{kept}.json"))).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         let (_store, found) = Store::open(&path).unwrap();
         assert_eq!(found.sessions.len(), 1);
@@ -242,6 +247,8 @@ mod tests {
     fn two_processes_do_not_share_a_directory() {
         let directory = tempfile::tempdir().unwrap();
         let _first = Store::open(directory.path()).unwrap();
-        assert!(Store::open(directory.path()).unwrap_err().to_string().contains(&std::process::id().to_string()));
+        assert!(
+            Store::open(directory.path()).unwrap_err().to_string().contains(&std::process::id().to_string())
+        );
     }
 }

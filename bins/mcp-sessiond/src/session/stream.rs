@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
@@ -22,6 +23,9 @@ use crate::mcp::{self, Envelope, Glance, Kind};
 use crate::sse::{self, Splitter};
 use crate::streams::{KeepAlive, Ring, StreamId};
 use crate::verdict::{self, Flavour, Verdict};
+
+/// Pause before a stream that the server ended on purpose is taken up again.
+const RESUME_PAUSE: Duration = Duration::from_millis(250);
 
 type Mending = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 type Event = Result<Frame<Bytes>, BodyError>;
@@ -43,9 +47,16 @@ enum Source {
     /// From nowhere until this is healed.
     Mending(Mending),
     /// From a stream that looks after itself, or a message that is being read.
-    Passing { body: Body, wrap: Option<Vec<u8>> },
+    Passing {
+        body: Body,
+        wrap: Option<Vec<u8>>,
+    },
     /// An event that waits for what it teaches to be on disk.
-    Saving { saved: Pin<Box<dyn Future<Output = ()> + Send>>, event: Option<Bytes>, then: Box<Reading> },
+    Saving {
+        saved: Pin<Box<dyn Future<Output = ()> + Send>>,
+        event: Option<Bytes>,
+        then: Box<Reading>,
+    },
     Upstream(Box<Reading>),
 }
 
@@ -58,15 +69,36 @@ struct Reading {
     progress: Progress,
     hung: Option<Pin<Box<OwnedNotified>>>,
     answered: bool,
+    /// The answer, held for one turn of the scheduler: most servers end the stream in the same breath, and answer and end
+    /// then leave in one write.
+    held: Option<Bytes>,
     /// The upstream's own id of the newest event: where to go on when it ends the stream early on purpose.
     last_id: Option<HeaderValue>,
-    /// Parts of a large event, to be sent without copying it.
-    queue: VecDeque<Bytes>,
 }
 
 impl CallStream {
     /// Follows the stream that `live` answers `call` with.
-    pub fn new(engine: Arc<Engine>, call: Arc<Call>, live: Live, body: Body, flight: InFlight, progress: Progress) -> Self {
+    pub fn new(
+        engine: Arc<Engine>,
+        call: Arc<Call>,
+        live: Live,
+        body: Body,
+        flight: InFlight,
+        progress: Progress,
+    ) -> Self {
+        Self::resumed(engine, call, live, body, flight, progress, None)
+    }
+
+    /// The same, of a stream that goes on after the upstream's event `last_id`.
+    fn resumed(
+        engine: Arc<Engine>,
+        call: Arc<Call>,
+        live: Live,
+        body: Body,
+        flight: InFlight,
+        progress: Progress,
+        last_id: Option<HeaderValue>,
+    ) -> Self {
         let reading = Reading {
             body,
             splitter: Splitter::default(),
@@ -75,8 +107,8 @@ impl CallStream {
             progress,
             hung: None,
             answered: false,
-            last_id: None,
-            queue: VecDeque::new(),
+            held: None,
+            last_id,
         };
         Self::from_source(engine, call, Source::Upstream(Box::new(reading)))
     }
@@ -101,6 +133,10 @@ impl HttpBody for CallStream {
             Some(pump) => pump.poll(cx),
             None => Poll::Ready(None),
         }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|pump| matches!(pump.source, Source::Done))
     }
 }
 
@@ -128,6 +164,7 @@ impl Pump {
         loop {
             let next = match self.poll_source(cx) {
                 Poll::Ready(next) => next,
+                Poll::Pending if self.holds_answer() => return Poll::Pending,
                 Poll::Pending => {
                     ready!(self.keep_alive.poll(cx));
                     return Poll::Ready(Some(Ok(Frame::data(sse::KEEP_ALIVE))));
@@ -140,14 +177,22 @@ impl Pump {
                     return Poll::Ready(Some(Ok(Frame::data(event))));
                 }
                 None => {
-                    self.source = Source::Done;
-                    if let Some(ring) = &self.ring {
-                        ring.end();
-                    }
+                    self.finish();
                     return Poll::Ready(None);
                 }
             }
         }
+    }
+
+    fn finish(&mut self) {
+        self.source = Source::Done;
+        if let Some(ring) = &self.ring {
+            ring.end();
+        }
+    }
+
+    fn holds_answer(&self) -> bool {
+        matches!(&self.source, Source::Upstream(reading) if reading.held.is_some())
     }
 
     /// The next bytes for the client; empty ones mean "ask again".
@@ -155,7 +200,11 @@ impl Pump {
         match &mut self.source {
             Source::Done => Poll::Ready(None),
             Source::Mending(mending) => {
-                let answer = ready!(mending.as_mut().poll(cx));
+                let mut answer = ready!(mending.as_mut().poll(cx));
+                if let Some(Framed(block)) = answer.extensions_mut().remove() {
+                    self.finish();
+                    return Poll::Ready(Some(self.answer(block)));
+                }
                 self.source = passing(answer, &self.call.id);
                 Poll::Ready(Some(Bytes::new()))
             }
@@ -173,7 +222,7 @@ impl Pump {
                 // A message that broke while it was read was judged complete before; only its memory can be gone.
                 Some(Err(_)) | None => {
                     let message = wrap.take();
-                    self.source = Source::Done;
+                    self.finish();
                     Poll::Ready(message.map(|message| self.emit(|id| sse::message(id, &message), true)))
                 }
             },
@@ -191,11 +240,28 @@ impl Pump {
 
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let Source::Upstream(reading) = &mut self.source else { return Poll::Ready(None) };
-        if let Some(part) = reading.queue.pop_front() {
-            return Poll::Ready(Some(part));
-        }
         if let Some(block) = reading.splitter.next_block() {
-            return Poll::Ready(self.on_block(block));
+            let was_answered = reading.answered;
+            let event = self.on_block(block);
+            return match &mut self.source {
+                Source::Upstream(reading) if reading.answered && !was_answered => {
+                    reading.held = event;
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                _ => Poll::Ready(event),
+            };
+        }
+        if let Some(answer) = reading.held.take() {
+            match Pin::new(&mut reading.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let more = reading.splitter.push(frame.into_data().unwrap_or_default());
+                    more.unwrap_or_else(|_too_large| self.finish());
+                }
+                Poll::Ready(None | Some(Err(_))) => self.finish(),
+                Poll::Pending => {}
+            }
+            return Poll::Ready(Some(answer));
         }
         match Pin::new(&mut reading.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -244,8 +310,8 @@ impl Pump {
                 })
             }
             Some(Glance::Error) => match verdict::judge(StatusCode::OK, &http::HeaderMap::new(), &data) {
-                Verdict::Lost(flavour) => self.mend(flavour, true, Some(data)),
-                Verdict::Doubtful(flavour) => self.doubt(flavour, data),
+                Verdict::Lost(flavour) => self.mend(flavour, true, Some(framed(data, block))),
+                Verdict::Doubtful(flavour) => self.go_on(Outcome::Doubtful(flavour, framed(data, block))),
                 Verdict::Answer | Verdict::NotForwarded => Some(self.answer(block)),
             },
             Some(Glance::Result) if self.call.teaches(&self.engine) => {
@@ -253,7 +319,8 @@ impl Pump {
                 let event = self.answer(block);
                 match (saved, std::mem::replace(&mut self.source, Source::Done)) {
                     (Some(saved), Source::Upstream(then)) => {
-                        self.source = Source::Saving { saved: Box::pin(saved.wait()), event: Some(event), then };
+                        self.source =
+                            Source::Saving { saved: Box::pin(saved.wait()), event: Some(event), then };
                         Some(Bytes::new())
                     }
                     (_, source) => {
@@ -272,7 +339,11 @@ impl Pump {
         if let Source::Upstream(reading) = &mut self.source {
             reading.answered = true;
         }
-        if self.ring.is_some() { self.emit(|id| sse::with_id(&block, id), true) } else { sse::without_id(&block) }
+        if self.ring.is_some() {
+            self.emit(|id| sse::with_id(&block, id), true)
+        } else {
+            sse::without_id(&block)
+        }
     }
 
     /// Gives an event an id of ours and keeps it for a client that comes back.
@@ -290,22 +361,19 @@ impl Pump {
     }
 
     fn fail(&mut self, message: &str) -> Option<Bytes> {
-        self.source = Source::Done;
+        self.finish();
         let error = mcp::error_body(&self.call.id, mcp::INTERNAL_ERROR, message);
         Some(self.emit(|id| sse::message(id, error.as_bytes()), true))
     }
 
-    fn mend(&mut self, flavour: Flavour, did_not_run: bool, answer: Option<Bytes>) -> Option<Bytes> {
-        let answer = answer.map(said);
+    fn mend(&mut self, flavour: Flavour, did_not_run: bool, answer: Option<Response<Body>>) -> Option<Bytes> {
         self.go_on(Outcome::Lost { flavour, did_not_run, answer })
     }
 
-    fn doubt(&mut self, flavour: Flavour, data: Bytes) -> Option<Bytes> {
-        self.go_on(Outcome::Doubtful(flavour, said(data)))
-    }
-
     fn go_on(&mut self, outcome: Outcome) -> Option<Bytes> {
-        let Source::Upstream(reading) = std::mem::replace(&mut self.source, Source::Done) else { return None };
+        let Source::Upstream(reading) = std::mem::replace(&mut self.source, Source::Done) else {
+            return None;
+        };
         let Reading { live, progress, .. } = *reading;
         let mending = call::mend(self.engine.clone(), self.call.clone(), progress, Some((live, outcome)));
         self.source = Source::Mending(Box::pin(mending));
@@ -314,12 +382,18 @@ impl Pump {
 
     /// The server ended the stream before its answer but gave ids to come back with (MCP 2025-11-25, resumability).
     fn resume(&mut self) -> Option<Bytes> {
-        let Source::Upstream(reading) = std::mem::replace(&mut self.source, Source::Done) else { return None };
+        let Source::Upstream(reading) = std::mem::replace(&mut self.source, Source::Done) else {
+            return None;
+        };
         let Reading { live, progress, last_id, .. } = *reading;
         let (engine, call) = (self.engine.clone(), self.call.clone());
         self.source = Source::Mending(Box::pin(async move {
-            let lost = match heal::resume(&engine, &call, &live, last_id).await {
-                Ok((body, flight)) => return reply::stream(Body::stream(CallStream::new(engine, call, live, body, flight, progress))),
+            tokio::time::sleep(RESUME_PAUSE).await;
+            let lost = match heal::resume(&engine, &call, &live, last_id.clone()).await {
+                Ok((body, flight)) => {
+                    let stream = CallStream::resumed(engine, call, live, body, flight, progress, last_id);
+                    return reply::stream(Body::stream(stream));
+                }
                 Err(flavour) => Outcome::Lost { flavour, did_not_run: false, answer: None },
             };
             call::mend(engine, call, progress, Some((live, lost))).await
@@ -328,11 +402,14 @@ impl Pump {
     }
 }
 
-/// What the upstream said, as an answer of its own.
-fn said(data: Bytes) -> Response<Body> {
-    let mut response = reply::json(StatusCode::OK, String::new());
-    *response.body_mut() = Body::from(data);
-    response
+/// The event in which a message came, should it be the answer after all: it then passes byte for byte.
+#[derive(Clone)]
+struct Framed(Bytes);
+
+fn framed(data: Bytes, block: Bytes) -> Response<Body> {
+    let mut answer = reply::message(data);
+    answer.extensions_mut().insert(Framed(block));
+    answer
 }
 
 /// How to go on with an answer in a stream that has begun: the status is said already, so only a message can follow.

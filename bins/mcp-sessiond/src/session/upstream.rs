@@ -10,6 +10,7 @@ use mcp_daemon::addr::Route;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Live;
 use super::engine::Engine;
 use super::memory::Replay;
 use crate::mcp;
@@ -28,8 +29,8 @@ pub struct Upstream {
     /// When a request without a session last came, and a bell for the next one.
     used: Mutex<Instant>,
     wanted: Notify,
-    /// Held while the calls are replayed; the time of the last success.
-    pub replayed: tokio::sync::Mutex<Option<Instant>>,
+    /// Held while the calls are replayed; a session that was made with it: while the server knows that one, it has them.
+    pub replayed: tokio::sync::Mutex<Option<Live>>,
 }
 
 /// A request in flight; dropping it says that it is over.
@@ -121,7 +122,11 @@ impl Upstream {
         let bounds = engine.config().hang.clone();
         let mut failures = 0;
         loop {
-            let due = if failures == 0 { self.silent_since() + bounds.silence.duration() } else { Instant::now() + bounds.interval.duration() };
+            let due = if failures == 0 {
+                self.silent_since() + bounds.silence.duration()
+            } else {
+                Instant::now() + bounds.interval.duration()
+            };
             // Never in a tight loop, even when a probe was just answered.
             let due = due.max(Instant::now() + bounds.interval.duration());
             tokio::select! {
@@ -160,7 +165,8 @@ impl Upstream {
 
     /// Whether the server answers a request of a session that does not exist; that leaves none behind.
     async fn probe(&self, engine: &Engine, timeout: std::time::Duration) -> bool {
-        let body = format!(r#"{{"jsonrpc":"2.0","id":"{}","method":"ping"}}"#, mcp_daemon::secret::random_id());
+        let body =
+            format!(r#"{{"jsonrpc":"2.0","id":"{}","method":"ping"}}"#, mcp_daemon::secret::random_id());
         let mut request = Request::new(body.into());
         *request.method_mut() = Method::POST;
         let headers = request.headers_mut();
@@ -178,7 +184,12 @@ impl Upstream {
     }
 
     /// A replayed tool was called with success: the newest call is the one to replay. `None`: it was known already.
-    pub fn learn(&self, tool: &str, params: &serde_json::value::RawValue, engine: &Engine) -> Option<super::store::Saved> {
+    pub fn learn(
+        &self,
+        tool: &str,
+        params: &serde_json::value::RawValue,
+        engine: &Engine,
+    ) -> Option<super::store::Saved> {
         let mut replay = self.replay.lock().expect("no panic while locked");
         if replay.get(tool).is_some_and(|known| known.get() == params.get()) {
             return None;

@@ -95,6 +95,9 @@ mod tests {
             assert_eq!(response(body.clone(), true).status(), modern, "{code}");
             assert_eq!(response(body, false).status(), 200);
         }
-        assert_eq!(response(Bytes::from_static(br#"{"id":1,"result":{"error":{"code":-32601}}}"#), true).status(), 200);
+        assert_eq!(
+            response(Bytes::from_static(br#"{"id":1,"result":{"error":{"code":-32601}}}"#), true).status(),
+            200
+        );
     }
 }

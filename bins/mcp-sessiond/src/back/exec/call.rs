@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -13,7 +12,7 @@ use mcp_daemon::client::SendError;
 use mcp_daemon::life::{Draining, Life};
 
 use super::answer;
-use super::child::Child;
+use super::child::{Child, Receipt};
 use super::desk::{Entered, Refused};
 use super::outlet::{End, Intake, Item};
 use crate::mcp::{Envelope, INVALID_REQUEST};
@@ -54,8 +53,8 @@ pub(super) async fn call(
         }
     };
     let mut call = Call { child: Arc::clone(child), key, intake, answered: false };
-    let begun = Arc::new(AtomicBool::new(false));
-    if !child.write(&message, Arc::clone(&begun)).await {
+    let receipt = Arc::new(Receipt::default());
+    if !child.write(&message, Arc::clone(&receipt)).await {
         return Err(not_sent("the server process has closed its input"));
     }
     match call.intake.next().await {
@@ -68,8 +67,8 @@ pub(super) async fn call(
             source: Source::Call(call),
             is_over: false,
         })))),
-        Err(_) if begun.load(Ordering::Acquire) => Err(broken("the server process ended before it answered")),
-        Err(_) => Err(not_sent("the server process ended before it could be asked")),
+        Err(_) if child.can_have_read(&receipt) => Err(broken("the server process ended before it answered")),
+        Err(_) => Err(not_sent("the server process ended before it read the request")),
     }
 }
 

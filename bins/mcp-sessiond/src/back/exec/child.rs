@@ -3,7 +3,7 @@
 //! `run` owns the process tree; requests reach it through the desk and a bounded queue of letters.
 
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::ExecOptions;
 use super::desk::{Desk, Heard};
 use super::failures::Failure;
 use super::outlet::End;
-use crate::back::tree::{Ended, Pipes, Tree};
+use crate::back::tree::{Ended, Input, Pipes, Tree};
 use crate::lines::{Line, Lines, one_line};
 
 /// Messages that wait for a child that does not read; more make their senders wait.
@@ -29,6 +29,8 @@ const MAX_LETTERS: usize = 64;
 const MAX_LOG_LINE: usize = 8 << 10;
 /// How much of a stdout line that is no message goes to our log, in characters.
 const MAX_JUNK: usize = 200;
+/// Instead of the grace when we end; clients on stdio kill us two seconds after they have closed their end.
+const HURRIED_GRACE: Duration = Duration::from_secs(1);
 /// How long the pipes of an ended process are still read for what it said last.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -47,13 +49,29 @@ pub(super) struct Child {
     desk: Mutex<Desk>,
     letters: Mutex<Option<mpsc::Sender<Letter>>>,
     stop: Notify,
+    hurry: Notify,
+    /// Bytes written to its stdin.
+    written: AtomicU64,
+    /// How many of those it died without reading.
+    unread: AtomicU64,
 }
 
 /// A message on its way to the child's stdin.
 pub(super) struct Letter {
     line: Bytes,
-    /// Set when its first byte was written.
-    begun: Arc<AtomicBool>,
+    receipt: Arc<Receipt>,
+}
+
+/// How far a message came.
+pub(super) struct Receipt(AtomicU64);
+
+/// Nothing of it was written.
+const UNWRITTEN: u64 = u64::MAX;
+
+impl Default for Receipt {
+    fn default() -> Self {
+        Receipt(AtomicU64::new(UNWRITTEN))
+    }
 }
 
 /// Why a process ends.
@@ -86,6 +104,9 @@ impl Child {
             desk: Mutex::new(Desk::new(is_shared)),
             letters: Mutex::new(Some(letters)),
             stop: Notify::new(),
+            hurry: Notify::new(),
+            written: AtomicU64::new(0),
+            unread: AtomicU64::new(0),
         };
         (Arc::new(child), received)
     }
@@ -100,18 +121,30 @@ impl Child {
         self.stop.notify_one();
     }
 
-    /// Queues a message; `begun` is set once its first byte was written. `false`: nothing of it will ever be.
-    pub(super) async fn write(&self, message: &[u8], begun: Arc<AtomicBool>) -> bool {
+    /// The same, because we end: whoever waits for us does not wait long.
+    pub(super) fn stop_now(&self) {
+        self.stop();
+        self.hurry.notify_one();
+    }
+
+    /// Queues a message; `false`: nothing of it will ever be written.
+    pub(super) async fn write(&self, message: &[u8], receipt: Arc<Receipt>) -> bool {
         let letters = self.letters().clone();
         let Some(letters) = letters else { return false };
-        letters.send(Letter { line: one_line(message), begun }).await.is_ok()
+        letters.send(Letter { line: one_line(message), receipt }).await.is_ok()
     }
 
     /// Queues a message that may be lost when the child does not read.
     pub(super) fn try_write(&self, message: &[u8]) {
         if let Some(letters) = &*self.letters() {
-            let _ = letters.try_send(Letter { line: one_line(message), begun: Arc::default() });
+            let _ = letters.try_send(Letter { line: one_line(message), receipt: Arc::default() });
         }
+    }
+
+    /// Whether the process can have seen any of a message, once it takes no more.
+    pub(super) fn can_have_read(&self, receipt: &Receipt) -> bool {
+        let read = self.written.load(Ordering::Acquire) - self.unread.load(Ordering::Acquire);
+        receipt.0.load(Ordering::Acquire) < read
     }
 
     fn letters(&self) -> MutexGuard<'_, Option<mpsc::Sender<Letter>>> {
@@ -120,7 +153,7 @@ impl Child {
 
     /// Runs the process until its whole tree is gone. `on_end` is called as soon as it takes no more requests.
     pub(super) async fn run(
-        &self,
+        self: &Arc<Self>,
         mut tree: Tree,
         pipes: Pipes,
         letters: mpsc::Receiver<Letter>,
@@ -129,7 +162,8 @@ impl Child {
         on_end: impl FnOnce(Option<Failure>),
     ) {
         let pid = self.pid;
-        let mut writer = life.spawn(write_all(pipes.stdin, letters));
+        let input = Input::of(&pipes.stdin).ok();
+        let mut writer = life.spawn(write_all(Arc::clone(self), pipes.stdin, letters));
         let mut stderr = life.spawn(log_lines(pid, pipes.stderr));
         let mut stdout = Lines::new(pipes.stdout, options.max_message);
         let why = tokio::select! {
@@ -140,14 +174,27 @@ impl Child {
         if why == Why::Died {
             // What it said last may be an answer; a grandchild may hold the pipe open for ever.
             let _ = timeout(LAST_WORDS, self.listen_to(&mut stdout)).await;
+            // A dying process may close its stdout first and its stdin a moment later.
+            let _ = timeout(LAST_WORDS, tree.exited()).await;
+            // Nobody writes any more either: now what was not read can be counted.
+            writer.abort();
+            if !writer.is_finished() {
+                let _ = (&mut writer).await;
+            }
+            self.unread.store(input.as_ref().map_or(0, Input::never_read), Ordering::Release);
         }
+        drop(input);
         let (unanswered, was_ready) = self.end(why);
         on_end(failure(why, unanswered, was_ready));
         if !writer.is_finished() && timeout(LAST_WORDS, &mut writer).await.is_err() {
             // It does not read; the end of the task closes its stdin.
             writer.abort();
         }
-        let ended = tree.stop(options.stop_grace).await;
+        let ended = tokio::select! {
+            ended = tree.stop(options.stop_grace) => ended,
+            // From the start again, with less patience.
+            () = self.hurry.notified() => tree.stop(options.stop_grace.min(HURRIED_GRACE)).await,
+        };
         if timeout(LAST_WORDS, &mut stderr).await.is_err() {
             stderr.abort();
         }
@@ -250,14 +297,20 @@ fn say(pid: u32, why: Why, unanswered: usize, ended: &Ended) {
     }
 }
 
-async fn write_all(mut stdin: ChildStdin, mut letters: mpsc::Receiver<Letter>) {
-    while let Some(Letter { mut line, begun }) = letters.recv().await {
+async fn write_all(child: Arc<Child>, mut stdin: ChildStdin, mut letters: mpsc::Receiver<Letter>) {
+    let mut written = 0;
+    while let Some(Letter { mut line, receipt }) = letters.recv().await {
+        let start = written;
         while line.has_remaining() {
             match stdin.write(&line).await {
-                Ok(written) if written > 0 => line.advance(written),
+                Ok(count) if count > 0 => {
+                    line.advance(count);
+                    written += count as u64;
+                }
                 Ok(_) | Err(_) => return,
             }
-            begun.store(true, Ordering::Release);
+            receipt.0.store(start, Ordering::Release);
+            child.written.store(written, Ordering::Release);
         }
     }
 }

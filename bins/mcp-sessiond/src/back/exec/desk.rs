@@ -194,8 +194,11 @@ impl Desk {
 
     fn message(&mut self, line: &Bytes, envelope: &Envelope<'_>) -> Heard {
         let names = Names::read(envelope.params);
-        let delivered =
-            if self.is_shared { self.to_addressee(line, &names) } else { self.to_session(line, &names) };
+        let delivered = if self.is_shared {
+            self.deliver_by_name(line, &names)
+        } else {
+            self.deliver_to_session(line, &names)
+        };
         match envelope.id {
             _ if delivered => Heard::Delivered,
             Some(id) => Heard::Reply(nobody_listens(id.get())),
@@ -204,7 +207,7 @@ impl Desk {
     }
 
     /// To the request that the message names, with that client's own words for it; never to anybody else.
-    fn to_addressee(&self, line: &Bytes, names: &Names<'_>) -> bool {
+    fn deliver_by_name(&self, line: &Bytes, names: &Names<'_>) -> bool {
         let Some(name) = names.progress.or(names.subscription()) else { return false };
         let Some(waiting) = self.waiting.get(name.get()) else { return false };
         let token = waiting.token.as_deref().unwrap_or("null");
@@ -213,7 +216,7 @@ impl Desk {
     }
 
     /// To the request whose progress it is, else the GET stream, else the newest open request, else kept.
-    fn to_session(&mut self, line: &Bytes, names: &Names<'_>) -> bool {
+    fn deliver_to_session(&mut self, line: &Bytes, names: &Names<'_>) -> bool {
         let token = names.progress.map(|token| token.get());
         let open = || self.waiting.values().filter(|waiting| waiting.takes_messages);
         let owner = open().find(|waiting| token.is_some() && waiting.token.as_deref() == token);

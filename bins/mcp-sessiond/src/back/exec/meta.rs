@@ -54,7 +54,8 @@ impl<'a> Names<'a> {
 
 /// `message` with each of the raw values, which must be parts of it, replaced.
 pub(super) fn exchange(message: &Bytes, values: &[(Option<&RawValue>, &str)]) -> Bytes {
-    let mut places: Vec<(&RawValue, &str)> = values.iter().filter_map(|(old, new)| Some(((*old)?, *new))).collect();
+    let mut places: Vec<(&RawValue, &str)> =
+        values.iter().filter_map(|(old, new)| Some(((*old)?, *new))).collect();
     // From the back, so that earlier places stay where they are.
     places.sort_by_key(|(old, _)| std::cmp::Reverse(old.get().as_ptr() as usize));
     let mut tail = Vec::new();

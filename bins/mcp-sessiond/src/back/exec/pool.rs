@@ -16,12 +16,12 @@ use mcp_daemon::secret::sha256_hex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
+use super::ExecOptions;
 use super::answer;
 use super::call::{Outcome, not_sent};
 use super::child::Child;
 use super::failures::{Failure, Failures};
 use super::shared::Slot;
-use super::ExecOptions;
 use crate::back::tree::Tree;
 
 /// A command as it fails: sessions of a route do not suffer from requests without a session, nor from other routes.
@@ -132,7 +132,8 @@ impl Pool {
         is_shared: bool,
     ) -> Result<Arc<Child>, Unstarted> {
         let kind = (route.cloned(), is_shared);
-        if let Some(left) = self.tables().failures.get(&kind).and_then(|failures| failures.pause(Instant::now()))
+        if let Some(left) =
+            self.tables().failures.get(&kind).and_then(|failures| failures.pause(Instant::now()))
         {
             return Err(Unstarted::Paused(left));
         }
@@ -228,7 +229,8 @@ impl Pool {
         self.is_closed.store(true, Ordering::Release);
         let running: Vec<Arc<Child>> = self.tables().running.values().cloned().collect();
         for child in running {
-            self.end_session(&child);
+            self.tables().sessions.remove(&child.id);
+            child.stop_now();
         }
         // Every process holds its place until its tree is empty.
         let _ = self.places.acquire_many(places(&self.options)).await;
@@ -276,7 +278,9 @@ mod tests {
         let argv: Vec<OsString> = ["serve", "--home", "/srv/{route}/x"].map(OsString::from).into();
         let route: Route = "team-1".parse().unwrap();
         assert_eq!(command(&argv, Some(&route)).unwrap()[2], "/srv/team-1/x");
-        assert!(matches!(command(&argv, None), Err(SendError::NotSent(why)) if why.to_string().contains("{route}")));
+        assert!(
+            matches!(command(&argv, None), Err(SendError::NotSent(why)) if why.to_string().contains("{route}"))
+        );
         assert_eq!(command(&argv[..2], None).unwrap(), argv[..2]);
     }
 }

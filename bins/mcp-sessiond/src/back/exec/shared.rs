@@ -3,7 +3,6 @@
 //! Clients open with `server/discover` to learn the server's era. A legacy server on stdio may answer it with any error,
 //! with silence, or by dying; each is the answer "not known", so that the client goes on with `initialize`.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -88,8 +87,12 @@ pub(super) async fn post(
     };
     if !is_request {
         child.desk().used();
-        let written = child.write(body, Arc::new(AtomicBool::new(false))).await;
-        return if written { Ok(answer::empty(StatusCode::ACCEPTED)) } else { Err(not_sent("the server process has ended")) };
+        let written = child.write(body, Arc::default()).await;
+        return if written {
+            Ok(answer::empty(StatusCode::ACCEPTED))
+        } else {
+            Err(not_sent("the server process has ended"))
+        };
     }
     let called = call::call(&child, envelope, body, takes_messages);
     if !is_discover {

@@ -41,7 +41,12 @@ impl World {
         World { back: ExecBack::new(options, life.clone()), life, route: "r1".parse().unwrap() }
     }
 
-    async fn send(&self, method: &str, session: Option<&str>, body: &str) -> Result<Response<Body>, SendError> {
+    async fn send(
+        &self,
+        method: &str,
+        session: Option<&str>,
+        body: &str,
+    ) -> Result<Response<Body>, SendError> {
         let mut request = Request::builder().method(method);
         if let Some(session) = session {
             request = request.header(SESSION_HEADER, session);
@@ -126,12 +131,20 @@ async fn who_has_no_session_is_told_as_a_server_would() {
         ("DELETE", Some("unknown"), String::new(), 404),
         ("DELETE", None, String::new(), 400),
     ] {
-        assert_eq!(world.send(method, session, &body).await.unwrap().status(), expected, "{method} {session:?}");
+        assert_eq!(
+            world.send(method, session, &body).await.unwrap().status(),
+            expected,
+            "{method} {session:?}"
+        );
     }
     let session = world.initialize().await;
     let request = Request::get("/").header(SESSION_HEADER, &session).body(Bytes::new()).unwrap();
     let other: Route = "r2".parse().unwrap();
-    assert_eq!(world.back.send(Some(&other), request).await.unwrap().status(), 404, "another route's session");
+    assert_eq!(
+        world.back.send(Some(&other), request).await.unwrap().status(),
+        404,
+        "another route's session"
+    );
     assert_eq!(world.processes().len(), 1);
 }
 
@@ -195,8 +208,47 @@ async fn a_crash_breaks_what_was_written_and_the_session_is_gone() {
 }
 
 #[tokio::test]
+async fn what_a_killed_server_never_read_was_not_sent() {
+    // It answers `initialize` and reads no further; as a shell with a child, that child might.
+    for (ending, is_proven) in [("exec sleep 1000", true), ("sleep 1000", false)] {
+        let world = World::new(options(
+            &SERVER.replace("*'\"crash\"'*) exit 7", &format!("*'\"crash\"'*) {ending}")),
+        ));
+        let session = world.initialize().await;
+        let root = world.processes()[0];
+        let stat = format!("/proc/{root}/stat");
+        let children = format!("/proc/{root}/task/{root}/children");
+        world.post(&session, r#"{"method":"crash"}"#).await;
+        let has_settled = || match is_proven {
+            true => std::fs::read_to_string(&stat).unwrap().contains("(sleep)"),
+            false => !std::fs::read_to_string(&children).unwrap().is_empty(),
+        };
+        while !has_settled() {
+            tokio::task::yield_now().await;
+        }
+        let call = request(1, "pid");
+        let kill = async {
+            // Not before it is in the pipe.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(root), nix::sys::signal::Signal::SIGKILL)
+                .unwrap();
+        };
+        let (answer, ()) = tokio::join!(world.send("POST", Some(&session), &call), kill);
+        match answer {
+            Err(SendError::NotSent(_)) => assert!(is_proven, "{ending}"),
+            Err(SendError::Broken(_)) => assert!(!is_proven, "{ending}"),
+            Ok(_) => panic!("nobody answers"),
+        }
+        world.back.shut_down().await;
+    }
+}
+
+#[tokio::test]
 async fn delete_takes_the_whole_tree() {
-    let world = World::new(options(&format!("setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' & {SERVER}")));
+    let world =
+        World::new(options(&format!("setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' & {SERVER}")));
     let session = world.initialize().await;
     let root = world.processes()[0];
     let children = std::fs::read_to_string(format!("/proc/{root}/task/{root}/children")).unwrap();
@@ -205,6 +257,18 @@ async fn delete_takes_the_whole_tree() {
     assert_eq!(world.post(&session, &request(1, "pid")).await.0, 404);
     world.back.shut_down().await;
     assert!(!is_alive(root) && !is_alive(grandchild));
+}
+
+#[tokio::test]
+async fn at_shut_down_the_wait_of_a_deleted_session_is_cut_short() {
+    let script = SERVER.replace("while IFS=", "trap '' TERM; while IFS=") + "while :; do sleep 1; done";
+    let grace = Duration::from_secs(3600);
+    let world = World::new(ExecOptions { stop_grace: grace, ..options(&script) });
+    let session = world.initialize().await;
+    let root = world.processes()[0];
+    world.send("DELETE", Some(&session), "").await.unwrap();
+    timeout(Duration::from_secs(60), world.back.shut_down()).await.expect("long before the grace");
+    assert!(!is_alive(root));
 }
 
 #[tokio::test]
@@ -235,7 +299,10 @@ async fn failures_in_a_row_pause_the_start_and_a_success_resets_them() {
         assert!(world.send("POST", None, INITIALIZE).await.is_err());
     }
     let paused = world.send("POST", None, INITIALIZE).await.unwrap();
-    assert_eq!((paused.status().as_u16(), &paused.headers()["mcp-not-forwarded"]), (503, &"1".parse().unwrap()));
+    assert_eq!(
+        (paused.status().as_u16(), &paused.headers()["mcp-not-forwarded"]),
+        (503, &"1".parse().unwrap())
+    );
     assert_eq!(paused.headers()[header::RETRY_AFTER], "1");
     assert!(read(paused).await.1.contains(r#""id":0,"error""#));
 }

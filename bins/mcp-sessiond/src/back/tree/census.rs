@@ -46,7 +46,10 @@ struct Process {
 
 impl Census {
     /// Starts a root by `spawn` (which sets `tag` in its environment and gives it a session) and enters it.
-    pub(super) fn open(tag: String, spawn: impl FnOnce() -> io::Result<Child>) -> io::Result<(Child, Census)> {
+    pub(super) fn open(
+        tag: String,
+        spawn: impl FnOnce() -> io::Result<Child>,
+    ) -> io::Result<(Child, Census)> {
         let mut roots = roots();
         let child = spawn()?;
         let root = child.id().map_or(0, |pid| pid as i32);
@@ -65,8 +68,9 @@ impl Census {
         let mut mine = HashSet::new();
         for one in table.iter().filter(|one| one.start >= self.born) {
             // A child of ours that is no root and left our session was orphaned below one of the roots.
-            let adopted =
-                one.parent == us && one.session != our_session && !roots.values().any(|root| *root == one.pid);
+            let adopted = one.parent == us
+                && one.session != our_session
+                && !roots.values().any(|root| *root == one.pid);
             if adopted && one.zombie {
                 reap(one.pid);
             } else if (one.pid == self.root && one.start == self.born)
@@ -81,7 +85,8 @@ impl Census {
         add_descendants(&table, &mut mine);
         let members = table.iter().filter(|one| mine.contains(&one.pid) && !one.zombie);
         self.known = members.clone().map(|one| (one.pid, one.start)).collect();
-        self.sessions.extend(members.clone().map(|one| one.session).filter(|session| *session != our_session));
+        self.sessions
+            .extend(members.clone().map(|one| one.session).filter(|session| *session != our_session));
         members.map(|one| one.pid).collect()
     }
 

@@ -24,7 +24,10 @@ pub(super) struct Census {
 
 impl Census {
     /// Starts a root by `spawn`, which gives it a session and so a group of its own.
-    pub(super) fn open(_tag: String, spawn: impl FnOnce() -> io::Result<Child>) -> io::Result<(Child, Census)> {
+    pub(super) fn open(
+        _tag: String,
+        spawn: impl FnOnce() -> io::Result<Child>,
+    ) -> io::Result<(Child, Census)> {
         let child = spawn()?;
         let root = child.id().map_or(0, |pid| pid as i32);
         Ok((child, Census { root }))

@@ -1,15 +1,17 @@
-//! Starts the root of a tree, from a thread that lives as long as the process.
+//! Starts the root of a tree, from a thread that lives as long as the process; and looks into the pipe to it.
 //!
 //! `PR_SET_PDEATHSIG` fires when the *thread* that forked ends, so a root that a worker thread starts dies with that
 //! thread. The only `unsafe` code of the process trees is here.
-#![allow(unsafe_code, reason = "code between fork and exec can be installed in no other way")]
+#![allow(unsafe_code, reason = "code between fork and exec, and an ioctl: there is no safe way to either")]
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::process::Stdio;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Pid, getpid, setsid};
 use tokio::process::Command;
 use tokio::runtime::Handle;
@@ -22,6 +24,22 @@ use super::{Pipes, Tree};
 const OURS: [&str; 6] =
     ["LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
+/// How many bytes of what was written to a pipe nobody has read and nobody ever will; `None` while there are readers.
+pub(super) fn never_read(input: BorrowedFd<'_>) -> Option<usize> {
+    // The system reports an error on the writing end when the last reader is gone, and then alone keeps the bytes.
+    let mut polled = [PollFd::new(input, PollFlags::empty())];
+    poll(&mut polled, PollTimeout::ZERO).ok()?;
+    if !polled[0].revents()?.contains(PollFlags::POLLERR) {
+        return None;
+    }
+    let mut bytes = 0;
+    // SAFETY: FIONREAD writes one int, to which the pointer is valid, and the descriptor is open while borrowed.
+    unsafe { bytes_in_pipe(input.as_raw_fd(), &mut bytes) }.ok()?;
+    usize::try_from(bytes).ok()
+}
+
+nix::ioctl_read_bad!(bytes_in_pipe, nix::libc::FIONREAD, nix::libc::c_int);
+
 struct Job {
     command: Command,
     tag: String,
@@ -31,8 +49,9 @@ struct Job {
 
 /// Starts `command` with its own session, tag, pipes and parent-death signal.
 pub(super) async fn spawn(command: &[OsString]) -> io::Result<(Tree, Pipes)> {
-    let (program, arguments) =
-        command.split_first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "an empty command"))?;
+    let (program, arguments) = command
+        .split_first()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "an empty command"))?;
     let tag = mcp_daemon::secret::random_id();
     let mut command = Command::new(program);
     command.args(arguments).env(TAG, &tag).kill_on_drop(true);

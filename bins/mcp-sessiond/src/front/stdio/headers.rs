@@ -63,7 +63,8 @@ impl std::fmt::Display for Base64<'_> {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         for three in self.0.chunks(3) {
-            let bits = three.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+            let bits =
+                three.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
             for digit in 0..4 {
                 let is_padding = digit > three.len();
                 let value = (bits >> (18 - 6 * digit) & 63) as usize;
@@ -89,7 +90,10 @@ mod tests {
     fn version_method_and_name_are_repeated() {
         let call = headers("tools/call", r#""name":"find symbol","#).unwrap();
         assert_eq!(call["mcp-protocol-version"], "2026-07-28");
-        assert_eq!((&call["mcp-method"], &call["mcp-name"]), (&"tools/call".parse().unwrap(), &"find symbol".parse().unwrap()));
+        assert_eq!(
+            (&call["mcp-method"], &call["mcp-name"]),
+            (&"tools/call".parse().unwrap(), &"find symbol".parse().unwrap())
+        );
         assert_eq!(headers("resources/read", r#""uri":"file:///a","#).unwrap()["mcp-name"], "file:///a");
         assert!(!headers("tools/list", r#""name":"x","#).unwrap().contains_key("mcp-name"));
         assert!(headers("a\\nb", "").is_none());

@@ -84,7 +84,8 @@ async fn single(
     let Some(body) = collect(body).await else {
         return Some((INTERNAL_ERROR.into(), lost().into()));
     };
-    if is_message(&body) && (status.is_success() || answers(&body, id)) {
+    let part = part(&body, id);
+    if part == Some(Part::Answer) || (part == Some(Part::Other) && status.is_success()) {
         write(body, id, lines, ended).await;
         return None;
     }
@@ -103,30 +104,33 @@ async fn single(
 }
 
 async fn write(message: Bytes, id: Option<&str>, lines: &Lines, ended: &mut Ended) {
-    // A line that is no message would stop some clients.
-    if !is_message(&message) {
+    let Some(part) = part(&message, id) else {
+        // A line that is no message would stop some clients.
         log::warn!(bytes = message.len(); "skipped data of the server that is no message");
         return;
-    }
+    };
     ended.lines += 1;
     // Nobody reads any more when this fails, and `run` is about to end.
     let _ = lines.send(one_line(&message)).await;
-    if answers(&message, id) {
+    if part == Part::Answer {
         ended.answer = Some(message);
     }
 }
 
-fn is_message(body: &[u8]) -> bool {
-    Envelope::parse(body).is_ok()
+/// What a message is to the request it came back on.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Part {
+    Answer,
+    Other,
 }
 
-/// Whether `message` is the response to the request `id`; servers may spell an id differently, so any does where it is
-/// the only one that can be meant.
-fn answers(message: &[u8], id: Option<&str>) -> bool {
-    let Ok(envelope) = Envelope::parse(message) else { return false };
-    envelope.kind() == Some(Kind::Response)
-        && id.is_some()
-        && envelope.id.is_some_and(|found| found.get() != "null" || id == Some("null"))
+/// `None` if `body` is no message. A server may spell an id differently, so any response with an id is the answer: a
+/// request's answer carries no other.
+fn part(body: &[u8], id: Option<&str>) -> Option<Part> {
+    let envelope = Envelope::parse(body).ok()?;
+    let has_id = envelope.id.is_some_and(|found| found.get() != "null" || id == Some("null"));
+    let is_answer = id.is_some() && has_id && envelope.kind() == Some(Kind::Response);
+    Some(if is_answer { Part::Answer } else { Part::Other })
 }
 
 async fn collect(mut body: Body) -> Option<Bytes> {

@@ -25,7 +25,8 @@ const ASKS: &str = r#"{"id":9,"method":"roots/list"}"#;
 async fn progress_goes_to_its_request_and_the_rest_to_the_listener() {
     let mut desk = Desk::new(false);
     let mut first =
-        enter(&mut desk, r#"{"id":1,"method":"tools/call","params":{"_meta":{"progressToken":"p"}}}"#).unwrap();
+        enter(&mut desk, r#"{"id":1,"method":"tools/call","params":{"_meta":{"progressToken":"p"}}}"#)
+            .unwrap();
     let mut second = enter(&mut desk, r#"{"id":2,"method":"tools/call"}"#).unwrap();
     assert_eq!(hear(&mut desk, PROGRESS), Heard::Delivered);
     assert_eq!(text(&mut first.intake).await, PROGRESS);
@@ -43,7 +44,9 @@ async fn messages_wait_for_the_listener_within_bounds() {
         assert_eq!(hear(&mut desk, LOG), Heard::Delivered);
     }
     assert_eq!(hear(&mut desk, LOG), Heard::Dropped);
-    assert!(matches!(hear(&mut desk, ASKS), Heard::Reply(error) if error.starts_with(b"{\"jsonrpc\":\"2.0\",\"id\":9,")));
+    assert!(
+        matches!(hear(&mut desk, ASKS), Heard::Reply(error) if error.starts_with(b"{\"jsonrpc\":\"2.0\",\"id\":9,"))
+    );
     let mut listener = desk.listen();
     assert_eq!(text(&mut listener).await, LOG);
     let _second = desk.listen();
@@ -59,7 +62,10 @@ async fn strangers_on_a_shared_desk_keep_their_own_ids_and_hear_only_their_own()
     let body = r#"{"id":1,"method":"tools/call","params":{"_meta":{"progressToken":1}}}"#;
     let mut one = enter(&mut desk, body).unwrap();
     let mut two = enter(&mut desk, body).unwrap();
-    assert_eq!(two.message, r#"{"id":"s-2","method":"tools/call","params":{"_meta":{"progressToken":"s-2"}}}"#);
+    assert_eq!(
+        two.message,
+        r#"{"id":"s-2","method":"tools/call","params":{"_meta":{"progressToken":"s-2"}}}"#
+    );
     let progress = r#"{"method":"notifications/progress","params":{"progressToken":"s-2","progress":1}}"#;
     assert_eq!(hear(&mut desk, progress), Heard::Delivered);
     assert_eq!(hear(&mut desk, LOG), Heard::Dropped);
@@ -75,7 +81,8 @@ async fn strangers_on_a_shared_desk_keep_their_own_ids_and_hear_only_their_own()
 #[tokio::test]
 async fn a_subscription_is_named_as_its_client_named_it() {
     let mut desk = Desk::new(true);
-    let mut listen = enter(&mut desk, r#"{"id":"mine","method":"subscriptions/listen","params":{}}"#).unwrap();
+    let mut listen =
+        enter(&mut desk, r#"{"id":"mine","method":"subscriptions/listen","params":{}}"#).unwrap();
     let event = r#"{"method":"x","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s-1"}}}"#;
     assert_eq!(hear(&mut desk, event), Heard::Delivered);
     assert_eq!(text(&mut listen.intake).await, event.replace("s-1", "mine"));
