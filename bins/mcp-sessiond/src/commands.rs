@@ -307,7 +307,8 @@ fn serve_stdio(args: Stdio, command: Option<Vec<String>>) -> Done {
     config.grace = args.grace.unwrap_or(config.grace);
     config.check().map_err(|error| Failure::new(Exit::Config, &error))?;
     let own_headers = sessiond::own_headers(&config).map_err(Failure::config)?;
-    runtime()?.block_on(async move {
+    let runtime = runtime()?;
+    let done = runtime.block_on(async move {
         let life =
             Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
         let back = back(&config, &life)?;
@@ -326,9 +327,10 @@ fn serve_stdio(args: Stdio, command: Option<Vec<String>>) -> Done {
             back.shut_down().await;
         }
         Ok(())
-    })?;
+    });
     // tokio reads stdin on a thread that cannot be interrupted: do not wait for one more line.
-    std::process::exit(0);
+    runtime.shutdown_background();
+    done
 }
 
 fn examine(args: Doctor, command: Option<Vec<String>>) -> Done {

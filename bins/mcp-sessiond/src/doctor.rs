@@ -15,8 +15,8 @@ use crate::config::Config;
 use crate::mcp;
 use crate::session::call::{ACCEPT_BOTH, collect};
 use crate::session::engine::{Caller, Engine, OwnHeaders};
+use crate::session::reply;
 use crate::session::store::{Found, Store};
-use crate::session::{Key, reply};
 use crate::verdict::{self, Verdict};
 
 /// How long one question may take.
@@ -161,7 +161,7 @@ async fn heals(engine: &Arc<Engine>, tell: &mut impl FnMut(Grade, &'static str, 
     let before = through(engine, list, Some(&id)).await;
     let tools = before.text().matches("\"inputSchema\"").count();
     tell(Grade::Good, "session", format!("opened; tools/list: {} with {tools} tools", before.status));
-    let Some(session) = engine.find(&Key::new("", &id)) else {
+    let Some(session) = engine.find("", &id) else {
         return tell(Grade::Bad, "session", "gone at once".into());
     };
     session.play_stale();
@@ -170,7 +170,7 @@ async fn heals(engine: &Arc<Engine>, tell: &mut impl FnMut(Grade, &'static str, 
     let whole = after.status == StatusCode::OK
         && after.text().contains("\"result\"") == before.text().contains("\"result\"");
     let took = began.elapsed().as_millis();
-    engine.end(&session, crate::session::state::Death::Deleted);
+    engine.end(&session, crate::session::state::Death::Deleted).wait().await;
     if whole {
         tell(Grade::Good, "healing", format!("a stale call was healed and answered in {took} ms"))
     } else {

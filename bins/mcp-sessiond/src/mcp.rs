@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use http::HeaderName;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -13,10 +14,18 @@ use serde_json::value::RawValue;
 pub const SESSION_HEADER: &str = "mcp-session-id";
 /// Header that carries the agreed protocol version (MCP 2025-06-18 and later).
 pub const VERSION_HEADER: &str = "mcp-protocol-version";
+/// [`SESSION_HEADER`], parsed: looking it up costs less than the text does.
+#[allow(clippy::declare_interior_mutable_const, reason = "a static name is never mutated")]
+pub const SESSION: HeaderName = HeaderName::from_static(SESSION_HEADER);
+/// [`VERSION_HEADER`], parsed.
+#[allow(clippy::declare_interior_mutable_const, reason = "a static name is never mutated")]
+pub const VERSION: HeaderName = HeaderName::from_static(VERSION_HEADER);
 /// The version a server assumes of a request without the header (MCP 2025-11-25, transports).
 pub const DEFAULT_VERSION: &str = "2025-03-26";
 /// The first version without sessions; versions are dates, so text order is time order.
 pub const FIRST_MODERN_VERSION: &str = "2026-07-28";
+/// The versions with sessions.
+pub const LEGACY_VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
 /// Deepest nesting of arrays and objects in a body, counted from 1; serde_json's own limit for a parsed value.
 pub const MAX_DEPTH: usize = 128;
 
@@ -216,10 +225,16 @@ pub fn error_body(id: &str, code: i32, message: &str) -> String {
     )
 }
 
-/// Whether a body speaks the stateless era: by its header, or by `_meta` in its parameters.
+/// Whether a request speaks the stateless era: by its version header if that names a version, else by whether it has a
+/// version in `_meta`, whichever. A server of that era refuses unknown versions itself.
 pub fn is_modern(version_header: Option<&str>, envelope: Option<&Envelope<'_>>) -> bool {
-    if let Some(version) = version_header {
-        return is_modern_version(version);
+    const KEY: &str = "io.modelcontextprotocol/protocolVersion";
+    match version_header {
+        Some(version) if LEGACY_VERSIONS.contains(&version) => return false,
+        Some(version) if version.len() == FIRST_MODERN_VERSION.len() && version >= FIRST_MODERN_VERSION => {
+            return true;
+        }
+        _ => {}
     }
     #[derive(Deserialize)]
     struct Params<'a> {
@@ -229,18 +244,14 @@ pub fn is_modern(version_header: Option<&str>, envelope: Option<&Envelope<'_>>) 
     #[derive(Deserialize)]
     struct Meta<'a> {
         #[serde(borrow, default, rename = "io.modelcontextprotocol/protocolVersion")]
-        version: Option<Cow<'a, str>>,
+        version: Option<&'a RawValue>,
     }
     let Some(params) = envelope.and_then(|envelope| envelope.params) else { return false };
-    if !params.get().contains("io.modelcontextprotocol/protocolVersion") {
+    if !params.get().contains(KEY) {
         return false;
     }
     let params: Result<Params<'_>, _> = serde_json::from_str(params.get());
-    params.ok().and_then(|params| params.meta?.version).is_some_and(|version| is_modern_version(&version))
-}
-
-fn is_modern_version(version: &str) -> bool {
-    version.len() == FIRST_MODERN_VERSION.len() && version >= FIRST_MODERN_VERSION
+    params.is_ok_and(|params| params.meta.is_some_and(|meta| meta.version.is_some()))
 }
 
 /// Whether brackets nest deeper than [`MAX_DEPTH`]. Cheap for ordinary bodies: only one with many brackets is scanned for strings.
@@ -331,6 +342,9 @@ mod tests {
         assert!(is_modern(Some("2026-07-28"), None));
         assert!(!is_modern(Some("2025-11-25"), Some(&envelope)));
         assert!(!is_modern(None, None));
+        // What no version is called like is for a modern server to refuse, if the body is modern.
+        assert!(is_modern(Some("v999.0.0"), Some(&envelope)));
+        assert!(!is_modern(Some("v999.0.0"), None));
     }
 
     proptest! {

@@ -95,6 +95,7 @@ pub async fn pass(
         return Response::from_parts(head, Body::stream(reader));
     }
     let stream = Watched {
+        engine: engine.clone(),
         body,
         splitter: Splitter::default(),
         answered: false,
@@ -151,9 +152,15 @@ impl Sending<'_> {
     }
 
     fn effect_unknown(&self) -> Response<Body> {
-        self.engine.metrics.lost_calls.inc();
-        reply::failed(&self.id, EFFECT_UNKNOWN)
+        reply::message(effect_unknown(self.engine, &self.id).into())
     }
+}
+
+/// The error for a call that was cut while it may have run.
+fn effect_unknown(engine: &Engine, id: &str) -> String {
+    engine.metrics.lost_calls.inc();
+    log::warn!("call lost, its effect is unknown");
+    mcp::error_body(id, mcp::INTERNAL_ERROR, EFFECT_UNKNOWN)
 }
 
 const EFFECT_UNKNOWN: &str =
@@ -185,6 +192,7 @@ async fn send_once(
 
 /// A stream that passes byte for byte, and gets an error as its last event if it ends without an answer.
 struct Watched {
+    engine: Arc<Engine>,
     body: Body,
     splitter: Splitter,
     answered: bool,
@@ -237,7 +245,7 @@ impl HttpBody for Watched {
             // Half an event must not swallow ours.
             last.extend_from_slice(b"\n\n");
         }
-        let error = mcp::error_body(&this.id, mcp::INTERNAL_ERROR, EFFECT_UNKNOWN);
+        let error = effect_unknown(&this.engine, &this.id);
         last.extend_from_slice(format!("event: message\ndata: {error}\n\n").as_bytes());
         Poll::Ready(Some(Ok(Frame::data(last.into()))))
     }

@@ -77,7 +77,7 @@ impl Controlled for Ops {
         let mut named = sessions.iter().filter(|session| session.key.to_string().starts_with(name));
         Some(match (named.next(), named.next()) {
             (Some(session), None) => {
-                self.engine.end(session, Death::Deleted);
+                let _written_later = self.engine.end(session, Death::Deleted);
                 (StatusCode::OK, json!({"deleted": session.key.to_string()}))
             }
             (None, _) => (

@@ -128,30 +128,58 @@ fn field<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
     }
 }
 
-/// The data of a block: borrowed where it is one line, `None` where there is no data line (a comment, an id alone).
-pub fn data(block: &Bytes) -> Option<Bytes> {
-    let mut found: Option<Bytes> = None;
-    let mut joined: Option<BytesMut> = None;
-    for line in lines(block) {
-        let Some(value) = field(line, "data") else { continue };
-        match (&mut joined, found.take()) {
-            (Some(all), _) => {
-                all.extend_from_slice(b"\n");
-                all.extend_from_slice(value);
-            }
-            (None, Some(first)) => {
-                let mut all = BytesMut::from(&first[..]);
-                all.extend_from_slice(b"\n");
-                all.extend_from_slice(value);
-                joined = Some(all);
-            }
-            (None, None) => found = Some(block.slice_ref(value)),
-        }
-    }
-    joined.map(BytesMut::freeze).or(found)
+/// What one look at a block finds.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// The data, borrowed where it is one line; none where there is no data line (a comment, an id alone).
+    pub data: Option<Bytes>,
+    /// The value of the last `id:` line.
+    pub id: Option<Bytes>,
 }
 
-/// `block` without its `id:` and `retry:` lines and with our `id` in front.
+/// Looks at a block, once: an event may be large.
+pub fn look(block: &Bytes) -> Look {
+    let mut found = Look::default();
+    let mut joined: Option<BytesMut> = None;
+    for line in lines(block) {
+        // The first byte tells most lines apart.
+        match line[0] {
+            b'd' => {
+                let Some(value) = field(line, "data") else { continue };
+                match (&mut joined, &found.data) {
+                    (None, None) => found.data = Some(block.slice_ref(value)),
+                    (None, Some(first)) => {
+                        let mut all = BytesMut::from(&first[..]);
+                        all.extend_from_slice(b"\n");
+                        all.extend_from_slice(value);
+                        joined = Some(all);
+                    }
+                    (Some(all), _) => {
+                        all.extend_from_slice(b"\n");
+                        all.extend_from_slice(value);
+                    }
+                }
+            }
+            b'i' => {
+                if let Some(value) = field(line, "id") {
+                    found.id = Some(block.slice_ref(value));
+                }
+            }
+            _ => {}
+        }
+    }
+    if let Some(all) = joined {
+        found.data = Some(all.freeze());
+    }
+    found
+}
+
+/// The data of a block, as in [`Look::data`].
+pub fn data(block: &Bytes) -> Option<Bytes> {
+    look(block).data
+}
+
+/// `block` without its `id:` lines and with our `id` in front.
 pub fn with_id(block: &Bytes, id: &str) -> Bytes {
     let mut out = BytesMut::with_capacity(block.len() + id.len() + 6);
     let _ = writeln!(out, "id: {id}");
@@ -159,7 +187,7 @@ pub fn with_id(block: &Bytes, id: &str) -> Bytes {
     let mut at = 0;
     for line in lines(block) {
         let end = at + line.len();
-        if field(line, "id").is_some() || field(line, "retry").is_some() {
+        if field(line, "id").is_some() {
             out.extend_from_slice(&block[copied..at]);
             copied = end;
         }
@@ -169,14 +197,9 @@ pub fn with_id(block: &Bytes, id: &str) -> Bytes {
     out.freeze()
 }
 
-/// The value of the `id:` line of a block.
-pub fn id(block: &Bytes) -> Option<&[u8]> {
-    lines(block).filter_map(|line| field(line, "id")).last()
-}
-
-/// `block` without its `id:` and `retry:` lines; the very bytes that came if it has none, nothing if it has nothing else.
+/// `block` without its `id:` lines; the very bytes that came if it has none, nothing if it has nothing else.
 pub fn without_id(block: &Bytes) -> Bytes {
-    let ours = |line: &[u8]| field(line, "id").is_some() || field(line, "retry").is_some();
+    let ours = |line: &[u8]| field(line, "id").is_some();
     if !lines(block).any(ours) {
         return block.clone();
     }
@@ -187,13 +210,13 @@ pub fn without_id(block: &Bytes) -> Bytes {
     kept.concat().into()
 }
 
-/// `block` with its data replaced by `data` (one line of JSON); other fields stay, `id:` and `retry:` go as in [`with_id`].
+/// `block` with its data replaced by `data` (one line of JSON); other fields stay, `id:` goes as in [`with_id`].
 pub fn with_data(block: &Bytes, id: &str, data: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(block.len() + data.len());
     let _ = writeln!(out, "id: {id}");
     let mut written = false;
     for line in lines(block) {
-        if field(line, "id").is_some() || field(line, "retry").is_some() {
+        if field(line, "id").is_some() {
             continue;
         }
         if field(line, "data").is_none() {
@@ -260,14 +283,14 @@ mod tests {
     }
 
     #[test]
-    fn ids_and_retries_are_ours_and_the_rest_is_untouched() {
+    fn ids_are_ours_and_the_rest_is_untouched() {
         let block =
             Bytes::from_static(b"event: message\r\nid: theirs\r\nretry: 5\r\ndata: {\"a\":1}\r\n\r\n");
-        assert_eq!(with_id(&block, "7"), "id: 7\nevent: message\r\ndata: {\"a\":1}\r\n\r\n");
-        assert_eq!(with_data(&block, "7", b"{}"), "id: 7\nevent: message\r\ndata: {}\r\n\r\n");
-        assert_eq!(without_id(&block), "event: message\r\ndata: {\"a\":1}\r\n\r\n");
-        assert_eq!(without_id(&Bytes::from_static(b"id: 1\nretry: 5\n\n")), "");
-        assert_eq!(id(&block), Some(&b"theirs"[..]));
+        assert_eq!(with_id(&block, "7"), "id: 7\nevent: message\r\nretry: 5\r\ndata: {\"a\":1}\r\n\r\n");
+        assert_eq!(with_data(&block, "7", b"{}"), "id: 7\nevent: message\r\nretry: 5\r\ndata: {}\r\n\r\n");
+        assert_eq!(without_id(&block), "event: message\r\nretry: 5\r\ndata: {\"a\":1}\r\n\r\n");
+        assert_eq!(without_id(&Bytes::from_static(b"id: 1\n\n")), "");
+        assert_eq!(look(&block).id.unwrap(), "theirs");
     }
 
     #[test]

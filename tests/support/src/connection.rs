@@ -1,12 +1,19 @@
 //! Listening, and one connection: served until its client is done, it idled too long, or it is cut.
 
-use std::{convert::Infallible, future::pending, io, os::fd::AsFd, sync::Arc};
+use std::{
+    error::Error,
+    fmt,
+    future::pending,
+    io,
+    os::fd::{AsFd, AsRawFd as _},
+    sync::Arc,
+};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::{
     libc,
-    sys::socket::{setsockopt, sockopt},
+    sys::socket::{Shutdown, setsockopt, shutdown, sockopt},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -44,6 +51,15 @@ impl Listening {
             Listening::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
         }
     }
+
+    /// From here on connections are refused, and the port can be bound again.
+    fn close(self) {
+        // A child of the test that is between fork and exec has a copy of the descriptor, so closing ours ends nothing yet.
+        let _ = match &self {
+            Listening::Tcp(listener) => shutdown(listener.as_raw_fd(), Shutdown::Both),
+            Listening::Unix(listener) => shutdown(listener.as_raw_fd(), Shutdown::Both),
+        };
+    }
 }
 
 /// Accepts and serves until `stop`; returns when the last connection is closed.
@@ -67,7 +83,7 @@ pub(crate) async fn serve(listening: Listening, world: Arc<World>, mut stop: wat
             },
         }
     }
-    drop(listening);
+    listening.close();
     while connections.join_next().await.is_some() {}
 }
 
@@ -79,8 +95,9 @@ where
     let Ok(copy) = stream.as_fd().try_clone_to_owned() else { return };
     let load = Arc::new(watch::Sender::new(Load::default()));
     let service = service_fn(|request| {
+        let late = load.borrow().late;
         let (world, busy) = (world.clone(), Busy::new(load.clone()));
-        async move { Ok::<_, Infallible>(http_front::answer(world, port, busy, request).await) }
+        async move { if late { Err(TooLate) } else { Ok(http_front::answer(world, port, busy, request).await) } }
     });
     let mut served = Box::pin(
         http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service),
@@ -93,7 +110,11 @@ where
             result = served.as_mut() => break result.is_err_and(|error| error.is_user()),
             () = idle(&world, load.subscribe()), if !idled => {
                 idled = true;
-                served.as_mut().graceful_shutdown();
+                if world.switches().closes_late {
+                    load.send_modify(|load| load.late = true);
+                } else {
+                    served.as_mut().graceful_shutdown();
+                }
             }
         }
     };
@@ -131,7 +152,21 @@ async fn idle(world: &World, mut load: watch::Receiver<Load>) {
 struct Load {
     busy: usize,
     used: bool,
+    /// The next request is to find the connection closing.
+    late: bool,
 }
+
+/// A request came on a connection that was about to be closed.
+#[derive(Debug)]
+struct TooLate;
+
+impl fmt::Display for TooLate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("the connection is closing")
+    }
+}
+
+impl Error for TooLate {}
 
 /// Held while a request of the connection is served and its answer's body sent.
 #[derive(Debug)]
@@ -139,7 +174,10 @@ pub(crate) struct Busy(Arc<watch::Sender<Load>>);
 
 impl Busy {
     fn new(load: Arc<watch::Sender<Load>>) -> Self {
-        load.send_modify(|load| *load = Load { busy: load.busy + 1, used: true });
+        load.send_modify(|load| {
+            load.busy += 1;
+            load.used = true;
+        });
         Self(load)
     }
 }

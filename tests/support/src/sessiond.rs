@@ -194,8 +194,13 @@ impl Sessiond {
     /// SIGTERM, then waits up to 60 s for its end.
     pub async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
+        self.end().await
+    }
+
+    /// Waits up to 60 s until it has ended by itself, or because of a [`Sessiond::signal`].
+    pub async fn end(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");
-        let ended = timeout(PATIENCE, child.wait()).await.expect("mcp-sessiond stops within 60 s of SIGTERM");
+        let ended = timeout(PATIENCE, child.wait()).await.expect("mcp-sessiond ends within 60 s");
         self.log.end().await;
         ended.expect("our own child can be waited for")
     }

@@ -22,6 +22,9 @@ pub struct Switches {
     pub answers: Answers,
     /// Largest body of a request, in bytes; past it 413.
     pub body_limit: usize,
+    /// With `idle_timeout`: the close comes just when the next request is on its way, which is reset unread. So every
+    /// reuse of a connection of that age loses the race that it else loses once in a while.
+    pub closes_late: bool,
     /// Whether GET opens a stream; off: 405.
     pub get: bool,
     /// Every request is read and none answered; those that wait go on when it is switched off (like SIGSTOP, SIGCONT).
@@ -59,6 +62,7 @@ impl Switches {
             agreed_version: None,
             answers: if sse { Answers::Sse } else { Answers::Json },
             body_limit: 4 * 1024 * 1024,
+            closes_late: false,
             get: true,
             hang: false,
             idle_timeout: None,

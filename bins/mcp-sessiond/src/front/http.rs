@@ -1,6 +1,7 @@
 //! The HTTP front: paths, `Host` and `Origin` on TCP (DNS rebinding), sizes and patience; then the engine.
 
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
@@ -40,14 +41,33 @@ fn admit(config: &Config, head: &request::Parts, peer: Peer) -> Result<Caller, R
     if head.uri.path() != config.path {
         return Err(signpost(config, &head.headers, peer));
     }
+    if head.headers.get_all(mcp::SESSION).iter().nth(1).is_some() {
+        return Err(reply::refused(
+            StatusCode::BAD_REQUEST,
+            "null",
+            mcp::INVALID_REQUEST,
+            "Mcp-Session-Id came twice",
+        ));
+    }
     if !peer.trusted {
         return Ok(Caller { subject: Arc::default(), route: None });
     }
-    let text = |name| head.headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
-    let route = text(ROUTE).map(str::parse).transpose().map_err(|_| {
-        reply::refused(StatusCode::BAD_REQUEST, "null", mcp::INVALID_REQUEST, "Mcp-Route is not a route name")
-    })?;
-    Ok(Caller { subject: text(SUBJECT).unwrap_or_default().into(), route })
+    let wrong = |message| reply::refused(StatusCode::BAD_REQUEST, "null", mcp::INVALID_REQUEST, message);
+    let subject = only(&head.headers, SUBJECT)
+        .map_err(|()| wrong("Mcp-Auth-Subject must be one line of visible ASCII"))?;
+    let route = only(&head.headers, ROUTE).and_then(|route| route.map(str::parse).transpose().map_err(drop));
+    let route = route.map_err(|()| wrong("Mcp-Route is not one route name"))?;
+    Ok(Caller { subject: subject.unwrap_or_default().into(), route })
+}
+
+/// The value of a header that must not come twice: somebody before us may have looked at the other one.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ()> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().map(Some).map_err(drop),
+        (Some(_), Some(_)) => Err(()),
+    }
 }
 
 /// People spend days on a bare 404 for a URL that ends in `/sse` or nothing: name the right one.
@@ -63,7 +83,7 @@ fn signpost(config: &Config, headers: &HeaderMap, peer: Peer) -> Response<Body> 
 }
 
 fn check_host(config: &Config, headers: &HeaderMap) -> Result<(), Response<Body>> {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let host = only(headers, header::HOST.as_str()).ok().flatten().unwrap_or_default();
     let fits = |allowed: &String| allowed == host || allowed == name_of(host);
     if is_loopback(name_of(host)) || config.allowed_hosts.iter().any(fits) {
         return Ok(());
@@ -73,14 +93,19 @@ fn check_host(config: &Config, headers: &HeaderMap) -> Result<(), Response<Body>
 }
 
 fn check_origin(config: &Config, headers: &HeaderMap) -> Result<(), Response<Body>> {
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or_default();
-    let local = origin.split_once("://").is_some_and(|(_, host)| is_loopback(name_of(host)));
-    if local || config.allowed_origins.iter().any(|allowed| allowed == origin || allowed == "*") {
-        return Ok(());
+    let is_allowed = |origin: &str| {
+        let local = origin.split_once("://").is_some_and(|(_, host)| is_loopback(name_of(host)));
+        local || config.allowed_origins.iter().any(|allowed| allowed == origin || allowed == "*")
+    };
+    for origin in headers.get_all(header::ORIGIN) {
+        let origin = origin.to_str().unwrap_or_default();
+        if !is_allowed(origin) {
+            let message =
+                format!("Origin `{}` is not allowed here; add it to allowed_origins", printable(origin));
+            return Err(reply::refused(StatusCode::FORBIDDEN, "null", mcp::INVALID_REQUEST, &message));
+        }
     }
-    let message = format!("Origin `{}` is not allowed here; add it to allowed_origins", printable(origin));
-    Err(reply::refused(StatusCode::FORBIDDEN, "null", mcp::INVALID_REQUEST, &message))
+    Ok(())
 }
 
 /// `host` without its port.
@@ -112,27 +137,21 @@ async fn read(config: &Config, mut body: Incoming) -> Result<Bytes, Response<Bod
     if body.size_hint().lower() > bound as u64 {
         return Err(too_large());
     }
-    let collected = async {
-        let mut first: Option<Bytes> = None;
-        let mut all = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(chunk) = frame.map_err(|_| broken())?.into_data() else { continue };
-            match first.take() {
-                None if all.is_empty() => first = Some(chunk),
-                None => all.extend_from_slice(&chunk),
-                Some(first) => {
-                    all.extend_from_slice(&first);
-                    all.extend_from_slice(&chunk);
-                }
-            }
-            if all.len().max(first.as_ref().map_or(0, Bytes::len)) > bound {
-                return Err(too_large());
-            }
-        }
-        Ok(first.unwrap_or_else(|| all.freeze()))
+    let collected = collect(&mut body, bound);
+    tokio::pin!(collected);
+    // Most bodies come with their head: those need no timer.
+    let at_once = std::future::poll_fn(|cx| Poll::Ready(collected.as_mut().poll(cx))).await;
+    let patience = config.limits.body_timeout.duration();
+    let collected = match at_once {
+        Poll::Ready(collected) => Ok(collected),
+        Poll::Pending => tokio::time::timeout(patience, collected).await,
     };
-    match tokio::time::timeout(config.limits.body_timeout.duration(), collected).await {
-        Ok(body) => body,
+    match collected {
+        Ok(Ok(Some(body))) => Ok(body),
+        Ok(Ok(None)) => Err(too_large()),
+        Ok(Err(_broken)) => {
+            Err(reply::refused(StatusCode::BAD_REQUEST, "null", mcp::PARSE_ERROR, "the body broke off"))
+        }
         Err(_elapsed) => {
             let message =
                 format!("the body did not come within limits.body_timeout ({})", config.limits.body_timeout);
@@ -141,8 +160,23 @@ async fn read(config: &Config, mut body: Incoming) -> Result<Bytes, Response<Bod
     }
 }
 
-fn broken() -> Response<Body> {
-    reply::refused(StatusCode::BAD_REQUEST, "null", mcp::PARSE_ERROR, "the body broke off")
+/// All of a body, or none if it is longer than `bound` bytes; one that came in one piece is not copied.
+async fn collect(body: &mut Incoming, bound: usize) -> Result<Option<Bytes>, hyper::Error> {
+    let mut all = Bytes::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(chunk) = frame?.into_data() else { continue };
+        if all.len() + chunk.len() > bound {
+            return Ok(None);
+        }
+        all = if all.is_empty() {
+            chunk
+        } else {
+            let mut joined = all.try_into_mut().unwrap_or_else(|all| BytesMut::from(&all[..]));
+            joined.extend_from_slice(&chunk);
+            joined.freeze()
+        };
+    }
+    Ok(Some(all))
 }
 
 #[cfg(test)]

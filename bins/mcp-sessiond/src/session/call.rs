@@ -19,7 +19,8 @@ use super::engine::Engine;
 use super::heal::{self, Asked};
 use super::resend::{self, Twice};
 use super::state::{Event, State};
-use super::stream::CallStream;
+use super::stream::{CallStream, Chain, Rest};
+use super::talk;
 use super::upstream::InFlight;
 use super::{Live, Session, reply};
 use crate::mcp::{self, Envelope, Glance};
@@ -52,6 +53,8 @@ pub struct Progress {
     resends: u32,
     doubted: bool,
     deadline: Option<Instant>,
+    /// Whether the client has a stream for this call already, into which all that follows goes.
+    pub in_stream: bool,
 }
 
 /// How one try ended.
@@ -60,14 +63,12 @@ pub enum Outcome {
     Answer(Response<Body>),
     /// With an answer that may be about a lost session.
     Doubtful(Flavour, Response<Body>),
-    /// With a loss; `answer` is what the upstream said, if anything.
+    /// With a loss.
     Lost {
         /// How it shows.
         flavour: Flavour,
         /// Whether it is proven that the request did not run.
         did_not_run: bool,
-        /// For the client, should healing be of no use.
-        answer: Option<Response<Body>>,
     },
 }
 
@@ -123,7 +124,7 @@ async fn settle(
 ) -> Option<Response<Body>> {
     let (flavour, did_not_run, answer) = match outcome {
         Outcome::Answer(answer) => return Some(answer),
-        Outcome::Lost { flavour, did_not_run, answer } => (flavour, did_not_run, answer),
+        Outcome::Lost { flavour, did_not_run } => (flavour, did_not_run, None),
         // Healed once for this request already: the same again is the answer.
         Outcome::Doubtful(_, answer) if progress.doubted => return Some(answer),
         Outcome::Doubtful(flavour, answer) => {
@@ -243,10 +244,14 @@ async fn park(engine: &Arc<Engine>, call: &Call, progress: &mut Progress) -> Res
 /// Sends the request once.
 async fn try_once(engine: &Arc<Engine>, call: &Arc<Call>, live: &Live, progress: Progress) -> Outcome {
     let upstream = &call.session.upstream;
+    if !resend::is_harmless_method(&call.method) {
+        // Connections that broke while nobody looked are noticed first: none of them may turn this call into a doubt.
+        tokio::task::yield_now().await;
+    }
     let flight = upstream.enter(engine);
     let hung = upstream.hung.notified();
     let request = post(&call.headers, live, call.body.clone());
-    let lost = |flavour, did_not_run| Outcome::Lost { flavour, did_not_run, answer: None };
+    let lost = |flavour, did_not_run| Outcome::Lost { flavour, did_not_run };
     let answer = tokio::select! {
         biased;
         answer = engine.back.send(upstream.route.as_ref(), request) => answer,
@@ -278,10 +283,10 @@ impl Live {
     /// Puts the upstream session's id and the agreed version on a request.
     pub fn mark(&self, headers: &mut HeaderMap) {
         if let Some(id) = &self.id {
-            headers.insert(mcp::SESSION_HEADER, id.clone());
+            headers.insert(mcp::SESSION, id.clone());
         }
         // Known to servers from 2025-06-18 on; older ones ignore it.
-        headers.insert(mcp::VERSION_HEADER, self.version.clone());
+        headers.insert(mcp::VERSION, self.version.clone());
     }
 }
 
@@ -298,10 +303,11 @@ async fn receive(
     let (mut head, body) = answer.into_parts();
     if head.status.is_success() && reply::is_stream(&head.headers) {
         reply::outward(&mut head.headers);
+        let body = Chain::look_ahead(body).await;
         let stream = CallStream::new(engine.clone(), call.clone(), live.clone(), body, flight, progress);
         if !call.takes_stream {
             // Its answer alone; what the server says besides has nowhere to go.
-            let message = Box::pin(heal::response_in(Body::stream(stream), &call.id)).await;
+            let message = Box::pin(talk::response_in(Body::stream(stream), &call.id)).await;
             let answer =
                 message.map_or_else(|| reply::failed(&call.id, "the server gave no answer"), reply::message);
             return Outcome::Answer(answer);
@@ -316,7 +322,7 @@ async fn receive(
         () = flight.upstream().hung.notified() => Err(Flavour::Hang),
     };
     let whole = match collected {
-        Err(flavour) => return Outcome::Lost { flavour, did_not_run: false, answer: None },
+        Err(flavour) => return Outcome::Lost { flavour, did_not_run: false },
         Ok(whole) => whole,
     };
     flight.heard();
@@ -339,8 +345,8 @@ async fn receive(
     match verdict {
         Verdict::Answer => Outcome::Answer(answer()),
         Verdict::Doubtful(flavour) => Outcome::Doubtful(flavour, answer()),
-        Verdict::Lost(flavour) => Outcome::Lost { flavour, did_not_run: true, answer: Some(answer()) },
-        Verdict::NotForwarded => Outcome::Lost { flavour: Flavour::Refused, did_not_run: true, answer: None },
+        Verdict::Lost(flavour) => Outcome::Lost { flavour, did_not_run: true },
+        Verdict::NotForwarded => Outcome::Lost { flavour: Flavour::Refused, did_not_run: true },
     }
 }
 
@@ -387,7 +393,7 @@ impl Collected {
         match self.rest {
             None if self.chunks.len() <= 1 => Body::Full(self.chunks.pop_front()),
             None => Body::Chunks(self.chunks),
-            Some(rest) => Body::stream(super::stream::Chain::new(self.chunks, rest)),
+            Some(rest) => Body::stream(Chain::new(self.chunks, Rest::Body(rest))),
         }
     }
 }
@@ -398,11 +404,9 @@ impl Call {
         match &*self.method {
             "tools/list" | "logging/setLevel" | "resources/subscribe" | "resources/unsubscribe" => true,
             "tools/call" => {
-                let config = engine.config();
-                // A cheap look before the exact one: this is asked of every call.
-                let is_named = |tool: &&String| memchr::memmem::find(&self.body, tool.as_bytes()).is_some();
-                let mut named = config.replay_tools.iter().filter(is_named).peekable();
-                named.peek().is_some() && self.tool().is_some_and(|tool| named.any(|name| **name == *tool))
+                let settings = engine.config();
+                let mut named = settings.replay_tools_in(&self.body).peekable();
+                named.peek().is_some() && self.tool().is_some_and(|tool| named.any(|name| *name == *tool))
             }
             _ => false,
         }

@@ -1,6 +1,7 @@
 //! Finds the session of a request and sends it on its way; owns everything that sessions share.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, RwLock};
 
 use arc_swap::{ArcSwap, Guard};
@@ -9,15 +10,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use mcp_daemon::addr::Route;
 use mcp_daemon::body::Body;
 use mcp_daemon::life::Life;
+use memchr::memmem::Finder;
 use tokio::time::Instant;
 
 use super::call::{self, ACCEPT_BOTH, Call};
 use super::memory::Replay;
 use super::parking::Parking;
 use super::state::{Action, Death, Event, Generation, State};
-use super::store::{Found, Store};
+use super::store::{Found, Saved, Store};
 use super::upstream::Upstream;
-use super::{Key, Session, heal, listen, open, reply};
+use super::{Key, Live, Session, heal, listen, open, reply};
 use crate::back::Back;
 use crate::config::{Config, SessionFrom, UnknownIds};
 use crate::mcp::{self, Envelope, Kind};
@@ -50,16 +52,46 @@ pub struct Engine {
     pub parking: Arc<Parking>,
     /// Sessions on disk.
     pub store: Store,
-    config: ArcSwap<Config>,
-    own_headers: ArcSwap<OwnHeaders>,
+    settings: ArcSwap<Settings>,
     sessions: RwLock<Sessions>,
     upstreams: Mutex<HashMap<Option<Route>, Arc<Upstream>>>,
 }
 
+/// The settings in force, and what is worked out from them once.
+#[derive(Debug)]
+pub struct Settings {
+    config: Config,
+    own_headers: OwnHeaders,
+    replay_tools: Vec<(String, Finder<'static>)>,
+}
+
+impl Deref for Settings {
+    type Target = Config;
+    fn deref(&self) -> &Config {
+        &self.config
+    }
+}
+
+impl Settings {
+    fn new(config: Config, own_headers: OwnHeaders) -> Self {
+        let finder = |name: &String| (name.clone(), Finder::new(name).into_owned());
+        Self { replay_tools: config.replay_tools.iter().map(finder).collect(), config, own_headers }
+    }
+
+    /// The tools to replay that `body` may name; a cheap look that every call gets.
+    pub fn replay_tools_in(&self, body: &[u8]) -> impl Iterator<Item = &str> {
+        self.replay_tools
+            .iter()
+            .filter(move |(_, finder)| finder.find(body).is_some())
+            .map(|(name, _)| name.as_str())
+    }
+}
+
 #[derive(Default)]
 struct Sessions {
-    by_key: HashMap<Key, Arc<Session>>,
-    by_subject: HashMap<Arc<str>, usize>,
+    /// Subject, then id.
+    table: HashMap<Arc<str>, HashMap<Box<str>, Arc<Session>>>,
+    count: usize,
     deleted: HashSet<Key>,
     deleted_order: VecDeque<Key>,
 }
@@ -80,8 +112,7 @@ impl Engine {
             metrics: Metrics::new(),
             parking: Arc::default(),
             store,
-            config: ArcSwap::from_pointee(config),
-            own_headers: ArcSwap::from_pointee(own_headers),
+            settings: ArcSwap::from_pointee(Settings::new(config, own_headers)),
             sessions: RwLock::default(),
             upstreams: Mutex::default(),
         });
@@ -111,19 +142,18 @@ impl Engine {
     }
 
     /// The settings in force.
-    pub fn config(&self) -> Guard<Arc<Config>> {
-        self.config.load()
+    pub fn config(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
     }
 
     /// Puts other settings in force.
     pub fn reload(&self, config: Config, own_headers: OwnHeaders) {
-        self.config.store(Arc::new(config));
-        self.own_headers.store(Arc::new(own_headers));
+        self.settings.store(Arc::new(Settings::new(config, own_headers)));
     }
 
     /// Adds the headers that the operator wants on every upstream request.
     pub fn add_own_headers(&self, headers: &mut HeaderMap) {
-        for (name, value) in self.own_headers.load().iter() {
+        for (name, value) in self.settings.load().own_headers.iter() {
             headers.insert(name.clone(), value.clone());
         }
     }
@@ -173,9 +203,9 @@ impl Engine {
             }
         };
         let kind = envelope.kind().unwrap_or(Kind::Notification);
-        let version = headers.get(mcp::VERSION_HEADER).and_then(|version| version.to_str().ok());
+        let version = headers.get(mcp::VERSION).and_then(|version| version.to_str().ok());
         let modern = mcp::is_modern(version, Some(&envelope));
-        let session_id = headers.remove(mcp::SESSION_HEADER);
+        let session_id = headers.remove(mcp::SESSION);
         let takes_stream = takes_stream(&headers);
         self.inward(&mut headers);
         if modern && session_id.is_none() {
@@ -184,7 +214,7 @@ impl Engine {
         let id = envelope.id.map_or("null", serde_json::value::RawValue::get);
         let headers = Arc::new(headers);
         if envelope.method() == "initialize" && kind == Kind::Request {
-            return Box::pin(open::open(self, &caller, &envelope, body.clone(), headers)).await;
+            return Box::pin(open::open(self, &caller, &envelope, body.clone(), headers, takes_stream)).await;
         }
         let session = match &session_id {
             Some(session_id) => match self.find_or_adopt(&caller, session_id, kind, &headers).await {
@@ -247,7 +277,8 @@ impl Engine {
     async fn delete(self: &Arc<Self>, caller: Caller, headers: &HeaderMap) -> Response<Body> {
         match self.named(&caller, headers) {
             Ok(session) => {
-                self.end(&session, Death::Deleted);
+                // Once the client is told, it stays deleted, whatever happens to us.
+                self.end(&session, Death::Deleted).wait().await;
                 Response::new(Body::empty())
             }
             Err(refusal) => refusal,
@@ -257,8 +288,8 @@ impl Engine {
     /// The session that a GET or a DELETE names.
     fn named(&self, caller: &Caller, headers: &HeaderMap) -> Result<Arc<Session>, Response<Body>> {
         let id = headers.get(mcp::SESSION_HEADER).ok_or_else(|| open::without_id("null"))?;
-        let session = id.to_str().ok().and_then(|id| self.find(&Key::new(&caller.subject, id)));
-        session.ok_or_else(reply::not_found)
+        let session = id.to_str().ok().and_then(|id| self.find(&caller.subject, id));
+        session.filter(|session| session.upstream.route == caller.route).ok_or_else(reply::not_found)
     }
 
     async fn find_or_adopt(
@@ -269,15 +300,18 @@ impl Engine {
         headers: &HeaderMap,
     ) -> Option<Arc<Session>> {
         let id = id.to_str().ok()?;
-        let key = Key::new(&caller.subject, id);
+        if let Some(session) = self.find(&caller.subject, id) {
+            // Whoever sends a subject elsewhere means its old sessions, too.
+            return (session.upstream.route == caller.route).then_some(session);
+        }
+        if self
+            .sessions
+            .read()
+            .expect("no panic while locked")
+            .deleted
+            .contains(&Key::new(&caller.subject, id))
         {
-            let sessions = self.sessions.read().expect("no panic while locked");
-            if let Some(session) = sessions.by_key.get(&key) {
-                return Some(session.clone());
-            }
-            if sessions.deleted.contains(&key) {
-                return None;
-            }
+            return None;
         }
         if kind != Kind::Request || self.config().unknown_ids == UnknownIds::Refuse {
             return None;
@@ -285,14 +319,14 @@ impl Engine {
         Box::pin(open::adopt(self, caller, id, headers)).await
     }
 
-    /// The session of that key.
-    pub fn find(&self, key: &Key) -> Option<Arc<Session>> {
-        self.sessions.read().expect("no panic while locked").by_key.get(key).cloned()
+    /// A subject's session of that id.
+    pub fn find(&self, subject: &str, id: &str) -> Option<Arc<Session>> {
+        self.sessions.read().expect("no panic while locked").table.get(subject)?.get(id).cloned()
     }
 
     /// All sessions.
     pub fn sessions(&self) -> Vec<Arc<Session>> {
-        self.sessions.read().expect("no panic while locked").by_key.values().cloned().collect()
+        self.sessions.read().expect("no panic while locked").all().cloned().collect()
     }
 
     /// Whether some session's upstream id is `id`.
@@ -303,26 +337,27 @@ impl Engine {
     /// Adds a session, unless there is one of that key already: then that one. The one idle longest makes room.
     pub fn insert(self: &Arc<Self>, session: Arc<Session>) -> Arc<Session> {
         let config = self.config();
+        let id: Box<str> = session.lock().memory.id.clone();
         let mut sessions = self.sessions.write().expect("no panic while locked");
-        if let Some(known) = sessions.by_key.get(&session.key) {
+        let of_subject = sessions.table.entry(session.subject.clone()).or_default();
+        if let Some(known) = of_subject.get(&id) {
             return known.clone();
         }
-        *sessions.by_subject.entry(session.subject.clone()).or_default() += 1;
-        sessions.by_key.insert(session.key, session.clone());
-        let of_subject = sessions.by_subject.get(&session.subject).copied().unwrap_or_default();
+        of_subject.insert(id, session.clone());
+        let of_subject = of_subject.len();
+        sessions.count += 1;
         let evicted = if of_subject > config.limits.sessions_per_subject.get() {
-            sessions.idle_longest(|candidate| {
-                candidate.subject == session.subject && candidate.key != session.key
-            })
-        } else if sessions.by_key.len() > config.limits.sessions.get() {
-            sessions.idle_longest(|candidate| candidate.key != session.key)
+            let others = sessions.table.get(&session.subject).into_iter().flat_map(HashMap::values);
+            idle_longest(others.filter(|candidate| candidate.key != session.key))
+        } else if sessions.count > config.limits.sessions.get() {
+            idle_longest(sessions.all().filter(|candidate| candidate.key != session.key))
         } else {
             None
         };
         drop(sessions);
         if let Some(evicted) = evicted {
             log::debug!(session = evicted.key.short(); "session evicted, it was idle longest");
-            self.end(&evicted, Death::Expired);
+            let _written_later = self.end(&evicted, Death::Expired);
         }
         session
     }
@@ -356,35 +391,50 @@ impl Engine {
         }
     }
 
-    /// Ends a session: at the client's wish, the operator's, or for want of use.
-    pub fn end(self: &Arc<Self>, session: &Arc<Session>, death: Death) {
+    /// Ends a session: at the client's wish, the operator's, or for want of use. The end itself does not wait for the disk.
+    pub fn end(self: &Arc<Self>, session: &Arc<Session>, death: Death) -> Saved {
         let upstream = session.live();
-        let Some(Action::TearDown { upstream_lives }) = session.on(Event::Died(death)) else { return };
+        let Some(Action::TearDown { upstream_lives }) = session.on(Event::Died(death)) else {
+            return Saved::already();
+        };
         {
+            let id: Box<str> = session.lock().memory.id.clone();
             let mut sessions = self.sessions.write().expect("no panic while locked");
-            if sessions.by_key.remove(&session.key).is_some()
-                && let Some(count) = sessions.by_subject.get_mut(&session.subject)
-            {
-                *count -= 1;
-                if *count == 0 {
-                    sessions.by_subject.remove(&session.subject);
+            if let Some(of_subject) = sessions.table.get_mut(&session.subject) {
+                let removed = of_subject.remove(&id).is_some();
+                if of_subject.is_empty() {
+                    sessions.table.remove(&session.subject);
                 }
+                sessions.count -= usize::from(removed);
             }
         }
         let deleted = death == Death::Deleted;
         if deleted {
             self.remember_deleted(session.key);
         }
-        let _written_later = self.store.remove(&session.key, deleted);
+        let saved = self.store.remove(&session.key, deleted);
         session.end_streams();
-        if let Some(live) = upstream.filter(|live| upstream_lives && live.id.is_some()) {
-            let mut request = Request::new(Bytes::new());
-            *request.method_mut() = Method::DELETE;
-            *request.headers_mut() = session.headers();
-            live.mark(request.headers_mut());
-            log::debug!(session = session.key.short(); "session closed upstream");
-            session.close_upstream(self, request);
+        if let Some(live) = upstream.filter(|_| upstream_lives) {
+            self.close_upstream(session, &live);
         }
+        saved
+    }
+
+    /// Sends a DELETE for an upstream session that nobody needs any more, and does not wait for the answer.
+    pub fn close_upstream(self: &Arc<Self>, session: &Arc<Session>, live: &Live) {
+        if live.id.is_none() {
+            return;
+        }
+        let mut request = Request::new(Bytes::new());
+        *request.method_mut() = Method::DELETE;
+        *request.headers_mut() = session.headers();
+        live.mark(request.headers_mut());
+        log::debug!(session = session.key.short(); "session closed upstream");
+        let (engine, session) = (self.clone(), session.clone());
+        self.life.spawn(async move {
+            let sent = engine.back.send(session.upstream.route.as_ref(), request);
+            let _answer = tokio::time::timeout(std::time::Duration::from_secs(5), sent).await;
+        });
     }
 
     fn remember_deleted(&self, key: Key) {
@@ -415,19 +465,16 @@ impl Engine {
                 // Two: the table's and this loop's.
                 let in_use = session.is_listening() || Arc::strong_count(&session) > 2;
                 let mut inner = session.lock();
-                if in_use {
-                    inner.used = Instant::now();
-                }
                 if inner.used.saturating_duration_since(inner.saved) > idle / 10 {
                     // A file's time is all that a restart knows of its use.
                     inner.saved = Instant::now();
                     let _written_later = self.store.save(&session.key, &inner.memory);
                 }
-                let expired = inner.used.elapsed() > idle;
+                let expired = !in_use && inner.used.elapsed() > idle;
                 drop(inner);
                 if expired {
                     log::debug!(session = session.key.short(); "session expired");
-                    self.end(&session, Death::Expired);
+                    let _written_later = self.end(&session, Death::Expired);
                 }
             }
         }
@@ -436,6 +483,17 @@ impl Engine {
     /// Makes a client's headers fit for the upstream: without what belongs to the connection, the session and the
     /// identity; with an `Accept` that every server takes.
     fn inward(&self, headers: &mut HeaderMap) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            // RFC 9110, 7.6.1: what the connection names belongs to the connection.
+            headers.remove(name);
+        }
         // Few of them come at once: looking through those that came is cheaper than looking each of these up.
         while let Some(name) = headers.keys().find(|name| is_not_for_the_upstream(name)).cloned() {
             headers.remove(name);
@@ -486,14 +544,14 @@ fn takes_stream(headers: &HeaderMap) -> bool {
 }
 
 impl Sessions {
-    /// Prefers sessions whose client does not even listen.
-    fn idle_longest(&self, fits: impl Fn(&Session) -> bool) -> Option<Arc<Session>> {
-        self.by_key
-            .values()
-            .filter(|session| fits(session))
-            .min_by_key(|session| (session.is_listening(), session.lock().used))
-            .cloned()
+    fn all(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.table.values().flat_map(HashMap::values)
     }
+}
+
+/// Prefers sessions whose client does not even listen.
+fn idle_longest<'a>(candidates: impl Iterator<Item = &'a Arc<Session>>) -> Option<Arc<Session>> {
+    candidates.min_by_key(|session| (session.is_listening(), session.lock().used)).cloned()
 }
 
 impl Session {
@@ -513,13 +571,5 @@ impl Session {
 
     fn headers(&self) -> HeaderMap {
         self.lock().headers.as_deref().cloned().unwrap_or_default()
-    }
-
-    fn close_upstream(self: &Arc<Self>, engine: &Arc<Engine>, request: Request<Bytes>) {
-        let (session, engine) = (self.clone(), engine.clone());
-        engine.life.clone().spawn(async move {
-            let sent = engine.back.send(session.upstream.route.as_ref(), request);
-            let _answer = tokio::time::timeout(std::time::Duration::from_secs(5), sent).await;
-        });
     }
 }

@@ -7,29 +7,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::BodyExt;
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use mcp_daemon::body::Body;
 use mcp_daemon::client::SendError;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::call::{self, ACCEPT_BOTH, Call, collect};
+use super::call::Call;
 use super::engine::Engine;
 use super::memory::{self, Tools};
 use super::state::{Death, Event, Generation};
+use super::talk::{self, TalkError};
 use super::upstream::InFlight;
 use super::{Live, Session, listen, reply};
-use crate::mcp::{self, Envelope, Kind};
-use crate::sse::{self, Splitter};
-use crate::verdict::{self, Flavour, Verdict};
+use crate::sse;
+use crate::verdict::Flavour;
 
 /// Pauses between attempts while the server is down: this, doubled each time, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LAST_PAUSE: Duration = Duration::from_millis(250);
-/// Largest answer to a request of our own.
-const OWN_ANSWER: usize = 16 << 20;
 /// Pages of `tools/list` that are read.
 const MAX_PAGES: usize = 100;
 
@@ -42,52 +39,49 @@ pub enum Asked {
     Down,
     /// It does not.
     Lost,
-}
-
-/// Why a request of our own has no result.
-#[derive(Debug, thiserror::Error)]
-enum TalkError {
-    #[error("{0}")]
-    Down(String),
-    #[error("{1}")]
-    Lost(Flavour, String),
-    #[error("the server answered {method} with {what}")]
-    Refused { method: &'static str, what: String },
+    /// It took the question and said nothing.
+    Silent,
+    /// Somebody answered who could not ask it, or the answer broke off.
+    Unsure,
 }
 
 /// Starts the one healer of a loss.
 pub fn start(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, flavour: Flavour) {
     let (engine, session) = (engine.clone(), session.clone());
-    engine.life.clone().spawn(async move { heal(&engine, &session, lost, flavour).await });
+    engine.life.clone().spawn(async move {
+        tokio::select! {
+            () = heal(&engine, &session, lost, flavour) => {}
+            () = abandoned(&engine, &session) => {}
+        }
+    });
+}
+
+/// Resolves when we are told to stop and nobody waits for this heal (any more).
+async fn abandoned(engine: &Engine, session: &Session) {
+    engine.life.draining().await;
+    while session.has_parked() {
+        tokio::time::sleep(FIRST_PAUSE).await;
+    }
 }
 
 async fn heal(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, flavour: Flavour) {
     let began = Instant::now();
     let bounds = engine.config().heal.clone();
     let (mut attempts, mut refusals, mut pause) = (0u32, 0, FIRST_PAUSE);
-    // An explicit "no such session" needs no second question.
-    let mut ask_first = matches!(flavour, Flavour::Refused | Flavour::Broken | Flavour::Hang);
     let why = loop {
         if session.death().is_some() {
             return;
         }
         attempts += 1;
-        let attempt = tokio::time::timeout(
-            bounds.attempt_timeout.duration(),
-            attempt(engine, session, lost, ask_first),
-        );
-        let error = match attempt
-            .await
-            .unwrap_or_else(|_elapsed| Err(TalkError::Down("no answer within heal.attempt_timeout".into())))
-        {
+        let error = match attempt(engine, session, lost, flavour).await {
             Ok(event) => {
                 let took_ms = began.elapsed().as_millis() as u64;
                 engine.metrics.healed(flavour, began.elapsed());
-                let upstream = session.upstream.name();
                 let outcome = if event == Event::Kept { "kept" } else { "renewed" };
-                log::info!(session = session.key.short(), upstream, flavour = flavour.as_str(), outcome, attempts, took_ms; "session healed");
+                log::info!(session = session.key.short(), route = session.upstream.name(), flavour = flavour.as_str(), outcome, attempts, took_ms; "session healed");
                 engine.apply(session, event, flavour);
                 listen::ensure(engine, session);
+                tell_changed_roots(engine, session).await;
                 if event == Event::Healed {
                     compare_tools(engine, session).await;
                 }
@@ -97,17 +91,13 @@ async fn heal(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, fl
         };
         log::debug!(session = session.key.short(), attempts, error:% = error; "attempt to heal failed");
         match &error {
-            TalkError::Refused { method: "initialize", what } if what.starts_with("version") => {
+            TalkError::OtherVersion(_) => {
                 log::warn!(session = session.key.short(), error:% = error; "session ended, the server does not speak its version any more");
-                engine.end(session, Death::Refused);
+                engine.end(session, Death::Refused).wait().await;
                 return;
             }
-            TalkError::Lost(..) if ask_first => {
-                ask_first = false;
-                continue;
-            }
-            TalkError::Down(_) => {}
-            TalkError::Lost(..) | TalkError::Refused { .. } => {
+            TalkError::Unreachable(_) | TalkError::Unable(_) => {}
+            TalkError::Lost(_) | TalkError::Refused(_) | TalkError::Rpc { .. } => {
                 refusals += 1;
                 if refusals >= bounds.attempts.get() {
                     break error;
@@ -121,7 +111,7 @@ async fn heal(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, fl
         pause = (pause * 2).min(LAST_PAUSE);
     };
     engine.metrics.failed_heals.inc();
-    log::warn!(session = session.key.short(), upstream = session.upstream.name(), attempts, error:% = why; "session not healed, the next request tries again");
+    log::warn!(session = session.key.short(), route = session.upstream.name(), attempts, error:% = why; "session not healed, the next request tries again");
     session.gave_up(&why.to_string());
     engine.apply(session, Event::GaveUp, flavour);
 }
@@ -130,46 +120,73 @@ async fn attempt(
     engine: &Arc<Engine>,
     session: &Arc<Session>,
     lost: Generation,
-    ask_first: bool,
+    flavour: Flavour,
 ) -> Result<Event, TalkError> {
+    // An explicit "no such session" needs no second question; a server that was only away may still have it.
+    let may_have_it = matches!(flavour, Flavour::Refused | Flavour::Broken | Flavour::Hang);
     let old = session.way(lost);
-    if ask_first && old.id.is_some() {
-        return match ask(engine, session, &old).await {
-            Asked::Alive => Ok(Event::Kept),
-            Asked::Down => Err(TalkError::Down("connection refused".into())),
-            Asked::Lost => Err(TalkError::Lost(Flavour::NotFound, "session lost".into())),
-        };
+    if may_have_it && old.id.is_some() {
+        match ask(engine, session, &old).await {
+            Asked::Alive => return Ok(Event::Kept),
+            Asked::Down => return Err(TalkError::Unreachable("nobody listens".into())),
+            // A server that answers others, but not this session, has lost it in its own way.
+            Asked::Silent if !session.upstream.probe(engine).await => {
+                return Err(TalkError::Unreachable("it does not answer".into()));
+            }
+            // A gateway's error to a stale id says little: what it says to `initialize` decides.
+            Asked::Lost | Asked::Silent | Asked::Unsure => {}
+        }
     }
-    renew(engine, session, lost).await?;
+    let bounds = engine.config().heal.clone();
+    let shaken = tokio::time::timeout(bounds.attempt_timeout.duration(), shake_hands(engine, session, lost));
+    let live = shaken.await.unwrap_or_else(|_elapsed| {
+        Err(TalkError::Unable("no answer to initialize within heal.attempt_timeout".into()))
+    })?;
+    // Not part of the bound above: activating a project may take as long as a language server does.
+    match tokio::time::timeout(bounds.timeout.duration(), replay(engine, session, &live)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            engine.close_upstream(session, &live);
+            return Err(error);
+        }
+        Err(_elapsed) => {
+            log::warn!(session = session.key.short(); "state not restored within heal.timeout, going on without");
+        }
+    }
+    let saved = {
+        let mut inner = session.lock();
+        inner.renew(live.id.clone(), live.generation);
+        engine.store.save(&session.key, &inner.memory)
+    };
+    saved.wait().await;
     Ok(Event::Healed)
 }
 
 /// Asks the upstream for the session itself. Not by `ping`: the specification lets that pass on a session that never saw
 /// `initialize`, which is just what an intermediary makes of an id it does not know.
 pub async fn ask(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) -> Asked {
-    let timeout = engine.config().heal.attempt_timeout.duration();
-    match tokio::time::timeout(timeout, talk(engine, session, live, "tools/list", None)).await {
-        Ok(Ok(_)) => Asked::Alive,
-        Ok(Err(TalkError::Refused { what, .. })) if what.contains(&mcp::METHOD_NOT_FOUND.to_string()) => {
-            Asked::Alive
-        }
-        Ok(Err(TalkError::Lost(..) | TalkError::Refused { .. })) => Asked::Lost,
-        Ok(Err(TalkError::Down(_))) | Err(_) => Asked::Down,
+    let timeout = engine.config().hang.timeout.duration();
+    match tokio::time::timeout(timeout, talk::request(engine, session, live, "tools/list", None)).await {
+        Ok(Ok(_)) | Ok(Err(TalkError::Rpc { doubtful: false, .. })) => Asked::Alive,
+        Ok(Err(TalkError::Unreachable(_))) => Asked::Down,
+        Ok(Err(TalkError::Unable(_))) => Asked::Unsure,
+        Ok(Err(_)) => Asked::Lost,
+        Err(_elapsed) => Asked::Silent,
     }
 }
 
-/// A new upstream session in the place of the lost one, with all that was set on it.
-async fn renew(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation) -> Result<(), TalkError> {
+/// A new upstream session in the place of the lost one.
+async fn shake_hands(
+    engine: &Arc<Engine>,
+    session: &Arc<Session>,
+    lost: Generation,
+) -> Result<Live, TalkError> {
     let (params, version) = {
         let inner = session.lock();
         (memory::offer(&inner.memory.params, &inner.memory.version), inner.memory.version.clone())
     };
     let nobody = Live { generation: lost, id: None, version: session.way(lost).version };
-    let mut new_id = None;
-    let result = exchange(engine, session, &nobody, "initialize", Some(&params), |headers| {
-        new_id = headers.get(mcp::SESSION_HEADER).cloned();
-    })
-    .await?;
+    let (result, id) = talk::initialize(engine, session, &nobody, &params).await?;
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Initialized {
@@ -177,29 +194,22 @@ async fn renew(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation) -
     }
     let agreed = serde_json::from_str::<Initialized>(result.get()).map(|result| result.protocol_version);
     if agreed.as_deref().ok() != Some(&*version) {
-        let what = format!("version {} instead of {version}", agreed.as_deref().unwrap_or("none"));
-        return Err(TalkError::Refused { method: "initialize", what });
+        let agreed = agreed.as_deref().unwrap_or("nothing");
+        return Err(TalkError::OtherVersion(format!("it speaks {agreed} instead of {version}")));
     }
-    let live = Live { generation: lost + 1, id: new_id, version: nobody.version };
+    let live = Live { generation: lost + 1, id, version: nobody.version };
     // Its acknowledgement must be awaited: Python mcp 1.12 refuses everything before it.
-    say(engine, session, &live, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await?;
-    replay(engine, session, &live).await;
-    let saved = {
-        let mut inner = session.lock();
-        inner.renew(live.id.clone(), live.generation);
-        engine.store.save(&session.key, &inner.memory)
-    };
-    saved.wait().await;
-    Ok(())
+    talk::notify(engine, session, &live, "notifications/initialized").await?;
+    Ok(live)
 }
 
-/// Sets again what was set; a server that refuses some of it is told of in the log, the session goes on.
-async fn replay(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) {
-    let (level, subscriptions, private, roots) = {
-        let mut inner = session.lock();
+/// Sets again what was set. What the server itself refuses is told of in the log, and the session goes on without; what
+/// did not reach it fails the attempt.
+async fn replay(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) -> Result<(), TalkError> {
+    let (level, subscriptions, private) = {
+        let inner = session.lock();
         let memory = &inner.memory;
-        let remembered = (memory.level.clone(), memory.subscriptions.clone(), memory.replay.clone());
-        (remembered.0, remembered.1, remembered.2, std::mem::take(&mut inner.roots_changed))
+        (memory.level.clone(), memory.subscriptions.clone(), memory.replay.clone())
     };
     let mut calls: Vec<(&'static str, Box<RawValue>)> = Vec::new();
     calls.extend(level.map(|level| ("logging/setLevel", level)));
@@ -213,34 +223,29 @@ async fn replay(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) {
     if engine.back.is_private() {
         calls.extend(private.into_values().map(|params| ("tools/call", params)));
     }
-    run_all(engine, session, live, calls).await;
-    if !engine.back.is_private() {
-        replay_shared(engine, session, live).await;
-    }
-    if roots {
-        let _ =
-            say(engine, session, live, r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#)
-                .await;
-    }
+    run_all(engine, session, live, calls).await?;
+    if engine.back.is_private() { Ok(()) } else { replay_shared(engine, session, live).await }
 }
 
 /// Replays what belongs to the server process: once per loss, though each of its sessions heals for itself.
-async fn replay_shared(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) {
+async fn replay_shared(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) -> Result<(), TalkError> {
     let calls: Vec<_> =
         session.upstream.replay().into_values().map(|params| ("tools/call", params)).collect();
     if calls.is_empty() {
-        return;
+        return Ok(());
     }
     let mut replayed = session.upstream.replayed.lock().await;
     // The session of another healer vouches for the process that it replayed to: no clock could.
     if let Some(witness) = replayed.as_ref().filter(|witness| witness.id.is_some())
         && ask(engine, session, witness).await == Asked::Alive
     {
-        return;
-    }
-    if run_all(engine, session, live, calls).await {
+        // Whoever came last is likely to stay longest.
         *replayed = Some(live.clone());
+        return Ok(());
     }
+    run_all(engine, session, live, calls).await?;
+    *replayed = Some(live.clone());
+    Ok(())
 }
 
 async fn run_all(
@@ -248,15 +253,28 @@ async fn run_all(
     session: &Arc<Session>,
     live: &Live,
     calls: Vec<(&'static str, Box<RawValue>)>,
-) -> bool {
-    let mut all = true;
+) -> Result<(), TalkError> {
     for (method, params) in calls {
-        if let Err(error) = talk(engine, session, live, method, Some(&params)).await {
-            all = false;
-            log::warn!(session = session.key.short(), method, error:% = error; "state not restored");
+        match talk::request(engine, session, live, method, Some(&params)).await {
+            Ok(_) => {}
+            Err(error @ (TalkError::Unreachable(_) | TalkError::Unable(_) | TalkError::Lost(_))) => {
+                return Err(error);
+            }
+            Err(error) => {
+                log::warn!(session = session.key.short(), method, error:% = error; "state not restored, the server refuses it");
+            }
         }
     }
-    all
+    Ok(())
+}
+
+/// Passes on a client's `roots/list_changed` that came while nobody could take it.
+async fn tell_changed_roots(engine: &Arc<Engine>, session: &Arc<Session>) {
+    let changed = std::mem::take(&mut session.lock().roots_changed);
+    let Some(live) = session.live().filter(|_| changed) else { return };
+    if talk::notify(engine, session, &live, "notifications/roots/list_changed").await.is_err() {
+        session.lock().roots_changed = true;
+    }
 }
 
 /// Tells a client that was promised so when the tools are others than before.
@@ -285,7 +303,7 @@ pub async fn learn_tools(engine: &Arc<Engine>, session: &Arc<Session>, live: &Li
         let params = cursor.as_ref().and_then(|cursor| {
             serde_json::value::to_raw_value(&serde_json::json!({ "cursor": cursor })).ok()
         });
-        let result = talk(engine, session, live, "tools/list", params.as_deref()).await.ok()?;
+        let result = talk::request(engine, session, live, "tools/list", params.as_deref()).await.ok()?;
         cursor = tools.learn(&result, page == 0);
         if cursor.is_none() {
             break;
@@ -322,133 +340,15 @@ pub async fn resume(
     }
 }
 
-/// A request of our own; the result, unread.
-async fn talk(
-    engine: &Arc<Engine>,
-    session: &Arc<Session>,
-    live: &Live,
-    method: &'static str,
-    params: Option<&RawValue>,
-) -> Result<Box<RawValue>, TalkError> {
-    exchange(engine, session, live, method, params, |_| {}).await
-}
-
-async fn exchange(
-    engine: &Arc<Engine>,
-    session: &Arc<Session>,
-    live: &Live,
-    method: &'static str,
-    params: Option<&RawValue>,
-    look: impl FnOnce(&HeaderMap),
-) -> Result<Box<RawValue>, TalkError> {
-    let id = format!("\"{}\"", mcp_daemon::secret::random_id());
-    let params = params.map(|params| format!(r#","params":{}"#, params.get())).unwrap_or_default();
-    let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}"{params}}}"#);
-    let answer = send(engine, session, live, body, method == "initialize").await?;
-    let (head, body) = answer.into_parts();
-    if head.status.is_success() {
-        look(&head.headers);
-    }
-    let message = if head.status.is_success() && reply::is_stream(&head.headers) {
-        response_in(body, &id).await
-    } else {
-        collect(body, OWN_ANSWER).await.ok().and_then(|body| body.joined())
-    };
-    let broken = || TalkError::Down(format!("the answer to {method} broke off"));
-    let message = message.ok_or_else(broken)?;
-    let refused = |what| Err(TalkError::Refused { method, what });
-    match verdict::judge(head.status, &head.headers, &message) {
-        Verdict::Lost(flavour) => {
-            return Err(TalkError::Lost(
-                flavour,
-                format!("the server answered {method} with {}", head.status),
-            ));
-        }
-        Verdict::NotForwarded => return Err(TalkError::Down(head.status.to_string())),
-        Verdict::Doubtful(_) | Verdict::Answer if !head.status.is_success() => {
-            return if head.status.is_server_error() {
-                Err(TalkError::Down(head.status.to_string()))
-            } else {
-                refused(head.status.to_string())
-            };
-        }
-        Verdict::Doubtful(_) | Verdict::Answer => {}
-    }
-    let envelope =
-        Envelope::parse(&message).map_err(|error| TalkError::Refused { method, what: error.to_string() })?;
-    match (envelope.result, envelope.error) {
-        (Some(result), _) => Ok(result.to_owned()),
-        (None, error) => {
-            let error = error.and_then(|error| serde_json::from_str::<mcp::RpcError>(error.get()).ok());
-            refused(error.map_or_else(
-                || "no result".into(),
-                |error| format!("error {}: {}", error.code, error.message),
-            ))
-        }
-    }
-}
-
-/// The response with our id in a stream; what else comes there is not for us.
-pub async fn response_in(mut body: Body, id: &str) -> Option<bytes::Bytes> {
-    let mut splitter = Splitter::default();
-    while let Some(Ok(frame)) = body.frame().await {
-        splitter.push(frame.into_data().ok()?).ok()?;
-        while let Some(block) = splitter.next_block() {
-            let Some(data) = sse::data(&block) else { continue };
-            let ours = Envelope::parse(&data).is_ok_and(|message| {
-                message.kind() == Some(Kind::Response)
-                    && message.id.is_some_and(|found| found.get() == id || found.get() == "null")
-            });
-            if ours {
-                return Some(data);
-            }
-        }
-    }
-    None
-}
-
-/// A notification of our own, with its acknowledgement.
-async fn say(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live, body: &str) -> Result<(), TalkError> {
-    let answer = send(engine, session, live, body.to_owned(), false).await?;
-    let (head, body) = answer.into_parts();
-    let _acknowledged = collect(body, OWN_ANSWER).await;
-    if head.status.is_success() {
-        Ok(())
-    } else {
-        Err(TalkError::Refused { method: "notifications/initialized", what: head.status.to_string() })
-    }
-}
-
-async fn send(
-    engine: &Arc<Engine>,
-    session: &Arc<Session>,
-    live: &Live,
-    body: String,
-    first: bool,
-) -> Result<http::Response<Body>, TalkError> {
-    let mut headers = session.lock().headers.as_deref().cloned().unwrap_or_default();
-    for name in ["mcp-method", "mcp-name", "last-event-id", mcp::VERSION_HEADER] {
-        headers.remove(name);
-    }
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::ACCEPT, ACCEPT_BOTH);
-    engine.add_own_headers(&mut headers);
-    let mut request = call::post(&headers, live, body.into());
-    if first {
-        request.headers_mut().remove(mcp::VERSION_HEADER);
-    }
-    engine
-        .back
-        .send(session.upstream.route.as_ref(), request)
-        .await
-        .map_err(|error| TalkError::Down(error.to_string()))
-}
-
 impl Session {
     /// The way to the upstream session that was lost, should it still be there.
     fn way(&self, generation: Generation) -> Live {
         let inner = self.lock();
         Live { generation, id: inner.upstream_id.clone(), version: inner.version.clone() }
+    }
+
+    fn has_parked(&self) -> bool {
+        self.lock().streams.as_ref().is_some_and(|streams| !streams.parked.is_empty())
     }
 
     fn gave_up(&self, why: &str) {

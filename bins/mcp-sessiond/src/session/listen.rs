@@ -154,8 +154,8 @@ async fn read(
             break;
         }
         while let Some(block) = splitter.next_block() {
-            if let Some(id) = sse::id(&block) {
-                *last_id = HeaderValue::from_bytes(id).ok();
+            if let Some(id) = sse::look(&block).id {
+                *last_id = HeaderValue::from_bytes(&id).ok();
             }
             hear(session, generation, ring, &block);
         }

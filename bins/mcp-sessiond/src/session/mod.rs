@@ -15,6 +15,7 @@ pub mod resend;
 pub mod state;
 pub mod store;
 pub mod stream;
+pub mod talk;
 pub mod upstream;
 
 use std::collections::{HashMap, VecDeque};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, response};
 use http_body_util::BodyExt;
 use mcp_daemon::body::Body;
 use mcp_daemon::client::SendError;
@@ -31,23 +31,18 @@ pub async fn open(
     envelope: &Envelope<'_>,
     body: Bytes,
     headers: Arc<HeaderMap>,
+    takes_stream: bool,
 ) -> Response<Body> {
     let id = envelope.id.map_or("null", RawValue::get);
     let upstream = engine.upstream(caller.route.as_ref());
-    let flight = upstream.enter(engine);
-    let answer = match send_until_up(engine, &upstream, caller, &body, &headers, id).await {
+    let (mut head, message, whole) = match send_until_up(engine, &upstream, caller, &body, &headers, id).await
+    {
         Ok(answer) => answer,
         Err(refusal) => return refusal,
     };
-    flight.heard();
-    let (mut head, answer) = answer.into_parts();
-    let upstream_id = head.headers.get(mcp::SESSION_HEADER).cloned();
+    let upstream_id = head.headers.get(mcp::SESSION).cloned();
     reply::outward(&mut head.headers);
-    let whole =
-        if reply::is_stream(&head.headers) { read_stream(answer).await } else { read_json(answer).await };
-    let Some((message, whole)) = whole else {
-        return reply::failed(id, "the server went away while it answered initialize; try again");
-    };
+    let whole = if takes_stream { whole } else { message.clone() };
     let result = Envelope::parse(&message).ok().and_then(|answer| answer.result.map(ToOwned::to_owned));
     let Some(result) = result.filter(|_| head.status.is_success()) else {
         // The client sees why; whatever id came with it is dead already.
@@ -81,6 +76,9 @@ pub async fn open(
     session.lock().keep_headers(&headers);
     engine.insert(session);
     log::debug!(session = key.short(); "session opened");
+    if !takes_stream {
+        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
     if let Ok(value) = HeaderValue::from_str(&session_id) {
         head.headers.insert(mcp::SESSION_HEADER, value);
     }
@@ -111,14 +109,15 @@ struct ToolsCapability {
 /// Sends `initialize` as soon as there is somebody to send it to. It has no effect of its own, so it may be sent again.
 async fn send_until_up(
     engine: &Arc<Engine>,
-    upstream: &Upstream,
+    upstream: &Arc<Upstream>,
     caller: &Caller,
     body: &Bytes,
     headers: &HeaderMap,
     id: &str,
-) -> Result<Response<Body>, Response<Body>> {
+) -> Result<(response::Parts, Bytes, Bytes), Response<Body>> {
     let config = engine.config();
     let deadline = Instant::now() + config.limits.parked_time.duration();
+    let flight = upstream.enter(engine);
     let mut place = None;
     let mut pause = std::time::Duration::from_millis(25);
     let mut broken = 0;
@@ -138,7 +137,27 @@ async fn send_until_up(
             {
                 format!("a neighbour answered {}", answer.status())
             }
-            Ok(answer) => return Ok(answer),
+            Ok(answer) => {
+                flight.heard();
+                let (head, body) = answer.into_parts();
+                let read = read(reply::is_stream(&head.headers), body);
+                let read = tokio::select! {
+                    biased;
+                    read = read => read,
+                    () = upstream.hung.notified() => None,
+                };
+                if let Some((message, whole)) = read {
+                    return Ok((head, message, whole));
+                }
+                broken += 1;
+                if broken > 3 {
+                    return Err(reply::failed(
+                        id,
+                        "the server breaks off while it answers initialize; try again",
+                    ));
+                }
+                "its answer broke off".into()
+            }
             Err(SendError::NotSent(error)) => error.to_string(),
             Err(SendError::Broken(error)) => {
                 broken += 1;
@@ -156,15 +175,26 @@ async fn send_until_up(
             let entered = engine.parking.enter(&config.limits, &caller.subject, body.len());
             place = Some(entered.map_err(|bound| reply::failed(id, &format!("the server is away and no more requests can wait for it ({bound} reached); try again later")))?);
         }
-        if Instant::now() + pause > deadline || engine.life.is_draining() {
-            return Err(reply::failed(id, &format!("the server cannot be reached: {why}")));
+        let over = match engine.life.is_draining() {
+            true => Some("mcp-sessiond is stopping"),
+            false => (Instant::now() + pause > deadline).then_some("limits.parked_time is reached"),
+        };
+        if let Some(over) = over {
+            return Err(reply::failed(
+                id,
+                &format!("the server cannot be reached ({why}) and {over}; try again"),
+            ));
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(std::time::Duration::from_secs(1));
     }
 }
 
-async fn read_json(body: Body) -> Option<(Bytes, Bytes)> {
+/// The response to `initialize`, and the whole body that it came in.
+async fn read(is_stream: bool, body: Body) -> Option<(Bytes, Bytes)> {
+    if is_stream {
+        return read_stream(body).await;
+    }
     let message = collect(body, MAX_ANSWER).await.ok()?.joined()?;
     Some((message.clone(), message))
 }
@@ -211,7 +241,7 @@ pub async fn adopt(
 /// The one hidden session of a subject whose gateway treats each POST as new.
 pub async fn hidden(engine: &Arc<Engine>, caller: &Caller, headers: &HeaderMap) -> Arc<Session> {
     // No client can present the empty id.
-    match engine.find(&Key::new(&caller.subject, "")) {
+    match engine.find(&caller.subject, "") {
         Some(session) => session,
         None => anonymous(engine, caller, "", None, headers, "hidden session made").await,
     }

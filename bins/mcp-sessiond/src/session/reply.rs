@@ -4,7 +4,7 @@
 //! answer that every client measured survives.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use mcp_daemon::body::Body;
 
 use crate::mcp;
@@ -73,10 +73,14 @@ pub fn is_stream(headers: &HeaderMap) -> bool {
 /// Takes out of an upstream's head what is not for the client: what belongs to the connection, the length (the body may
 /// be another), and the upstream's session id.
 pub fn outward(headers: &mut HeaderMap) {
-    for name in [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection", mcp::SESSION_HEADER] {
+    let is_ours = |name: &&HeaderName| {
+        matches!(
+            name.as_str(),
+            "connection" | "content-length" | "keep-alive" | "proxy-connection" | "transfer-encoding"
+        ) || name.as_str() == mcp::SESSION_HEADER
+    };
+    // Few of them come at once: looking through those that came is cheaper than looking each of these up.
+    while let Some(name) = headers.keys().find(is_ours).cloned() {
         headers.remove(name);
     }
 }

@@ -63,6 +63,11 @@ pub struct Found {
 pub struct Saved(Option<oneshot::Receiver<io::Result<()>>>);
 
 impl Saved {
+    /// There was nothing to write.
+    pub fn already() -> Self {
+        Self(None)
+    }
+
     /// Waits for it; a failed write is logged and does not stop the session, which is then lost at our next restart only.
     pub async fn wait(self) {
         let Some(done) = self.0 else { return };

@@ -27,6 +27,9 @@ use crate::verdict::{self, Flavour, Verdict};
 /// Pause before a stream that the server ended on purpose is taken up again.
 const RESUME_PAUSE: Duration = Duration::from_millis(250);
 
+/// Turns of the scheduler that an answer is looked ahead for: a chunk, and the end, take one each to come through.
+const TURNS: usize = 3;
+
 type Mending = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 type Event = Result<Frame<Bytes>, BodyError>;
 
@@ -39,6 +42,8 @@ struct Pump {
     source: Source,
     keep_alive: KeepAlive,
     ring: Option<Arc<Ring>>,
+    /// Whether the server sent the client away, to come back for the rest.
+    is_left: bool,
 }
 
 /// Where the events come from now.
@@ -46,10 +51,11 @@ enum Source {
     Done,
     /// From nowhere until this is healed.
     Mending(Mending),
-    /// From a stream that looks after itself, or a message that is being read.
+    /// From a stream that looks after itself, or a message that is being read (`wrap`).
     Passing {
         body: Body,
         wrap: Option<Vec<u8>>,
+        splitter: Splitter,
     },
     /// An event that waits for what it teaches to be on disk.
     Saving {
@@ -62,16 +68,15 @@ enum Source {
 
 /// An upstream's stream while it is read.
 struct Reading {
-    body: Body,
+    body: Chain,
     splitter: Splitter,
     live: Live,
     flight: InFlight,
     progress: Progress,
     hung: Option<Pin<Box<OwnedNotified>>>,
     answered: bool,
-    /// The answer, held for one turn of the scheduler: most servers end the stream in the same breath, and answer and end
-    /// then leave in one write.
-    held: Option<Bytes>,
+    /// Whether this goes on with a stream that was ended early; servers leave it open after the answer.
+    is_resumed: bool,
     /// The upstream's own id of the newest event: where to go on when it ends the stream early on purpose.
     last_id: Option<HeaderValue>,
 }
@@ -82,7 +87,7 @@ impl CallStream {
         engine: Arc<Engine>,
         call: Arc<Call>,
         live: Live,
-        body: Body,
+        body: Chain,
         flight: InFlight,
         progress: Progress,
     ) -> Self {
@@ -94,7 +99,7 @@ impl CallStream {
         engine: Arc<Engine>,
         call: Arc<Call>,
         live: Live,
-        body: Body,
+        body: Chain,
         flight: InFlight,
         progress: Progress,
         last_id: Option<HeaderValue>,
@@ -107,7 +112,7 @@ impl CallStream {
             progress,
             hung: None,
             answered: false,
-            held: None,
+            is_resumed: last_id.is_some(),
             last_id,
         };
         Self::from_source(engine, call, Source::Upstream(Box::new(reading)))
@@ -120,7 +125,7 @@ impl CallStream {
 
     fn from_source(engine: Arc<Engine>, call: Arc<Call>, source: Source) -> Self {
         let keep_alive = KeepAlive::new(engine.config().stream.keep_alive.duration());
-        Self(Some(Box::new(Pump { engine, call, source, keep_alive, ring: None })))
+        Self(Some(Box::new(Pump { engine, call, source, keep_alive, ring: None, is_left: false })))
     }
 }
 
@@ -129,10 +134,13 @@ impl HttpBody for CallStream {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        match &mut self.0 {
-            Some(pump) => pump.poll(cx),
-            None => Poll::Ready(None),
+        let Some(pump) = &mut self.0 else { return Poll::Ready(None) };
+        let event = pump.poll(cx);
+        if pump.is_left {
+            self.read_on();
+            return Poll::Ready(None);
         }
+        event
     }
 
     fn is_end_stream(&self) -> bool {
@@ -142,8 +150,14 @@ impl HttpBody for CallStream {
 
 impl Drop for CallStream {
     fn drop(&mut self) {
+        self.read_on();
+    }
+}
+
+impl CallStream {
+    /// Reads to the end without the client, if it can come back for the rest: it has seen an event of ours.
+    fn read_on(&mut self) {
         let Some(mut pump) = self.0.take() else { return };
-        // The client can come back for the rest only if it has seen an event of ours.
         if pump.ring.is_none() || matches!(pump.source, Source::Done) {
             return;
         }
@@ -164,7 +178,6 @@ impl Pump {
         loop {
             let next = match self.poll_source(cx) {
                 Poll::Ready(next) => next,
-                Poll::Pending if self.holds_answer() => return Poll::Pending,
                 Poll::Pending => {
                     ready!(self.keep_alive.poll(cx));
                     return Poll::Ready(Some(Ok(Frame::data(sse::KEEP_ALIVE))));
@@ -191,8 +204,23 @@ impl Pump {
         }
     }
 
-    fn holds_answer(&self) -> bool {
-        matches!(&self.source, Source::Upstream(reading) if reading.held.is_some())
+    /// Sees whether the upstream's stream ends with its answer, so that both leave in one write.
+    fn end_with_answer(&mut self, cx: &mut Context<'_>) {
+        let Source::Upstream(reading) = &mut self.source else { return };
+        if !reading.answered || !reading.splitter.rest().is_empty() {
+            return;
+        }
+        if reading.is_resumed {
+            return self.finish();
+        }
+        match Pin::new(&mut reading.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let more = reading.splitter.push(frame.into_data().unwrap_or_default());
+                more.unwrap_or_else(|_too_large| self.finish());
+            }
+            Poll::Ready(None | Some(Err(_))) => self.finish(),
+            Poll::Pending => {}
+        }
     }
 
     /// The next bytes for the client; empty ones mean "ask again".
@@ -208,24 +236,32 @@ impl Pump {
                 self.source = passing(answer, &self.call.id);
                 Poll::Ready(Some(Bytes::new()))
             }
-            Source::Passing { body, wrap } => match ready!(Pin::new(body).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    let chunk = frame.into_data().unwrap_or_default();
-                    Poll::Ready(Some(match wrap {
-                        Some(message) => {
-                            message.extend_from_slice(&chunk);
-                            Bytes::new()
+            Source::Passing { body, wrap, splitter } => {
+                if let Some(block) = splitter.next_block() {
+                    let has_data = sse::data(&block).is_some();
+                    let event =
+                        if has_data { self.emit(|id| sse::with_id(&block, id), false) } else { block };
+                    return Poll::Ready(Some(event));
+                }
+                match ready!(Pin::new(body).poll_frame(cx)) {
+                    Some(Ok(frame)) => {
+                        let chunk = frame.into_data().unwrap_or_default();
+                        match wrap {
+                            Some(message) => message.extend_from_slice(&chunk),
+                            // A client that has ids of this stream comes back to this one, whatever the other calls them.
+                            None if self.ring.is_some() => drop(splitter.push(chunk)),
+                            None => return Poll::Ready(Some(chunk)),
                         }
-                        None => chunk,
-                    }))
+                        Poll::Ready(Some(Bytes::new()))
+                    }
+                    // A message that broke while it was read was judged complete before; only its memory can be gone.
+                    Some(Err(_)) | None => {
+                        let message = wrap.take();
+                        self.finish();
+                        Poll::Ready(message.map(|message| self.emit(|id| sse::message(id, &message), true)))
+                    }
                 }
-                // A message that broke while it was read was judged complete before; only its memory can be gone.
-                Some(Err(_)) | None => {
-                    let message = wrap.take();
-                    self.finish();
-                    Poll::Ready(message.map(|message| self.emit(|id| sse::message(id, &message), true)))
-                }
-            },
+            }
             Source::Saving { saved, event, then: _ } => {
                 ready!(saved.as_mut().poll(cx));
                 let event = event.take();
@@ -241,27 +277,9 @@ impl Pump {
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let Source::Upstream(reading) = &mut self.source else { return Poll::Ready(None) };
         if let Some(block) = reading.splitter.next_block() {
-            let was_answered = reading.answered;
             let event = self.on_block(block);
-            return match &mut self.source {
-                Source::Upstream(reading) if reading.answered && !was_answered => {
-                    reading.held = event;
-                    cx.waker().wake_by_ref();
-                    Poll::Pending
-                }
-                _ => Poll::Ready(event),
-            };
-        }
-        if let Some(answer) = reading.held.take() {
-            match Pin::new(&mut reading.body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    let more = reading.splitter.push(frame.into_data().unwrap_or_default());
-                    more.unwrap_or_else(|_too_large| self.finish());
-                }
-                Poll::Ready(None | Some(Err(_))) => self.finish(),
-                Poll::Pending => {}
-            }
-            return Poll::Ready(Some(answer));
+            self.end_with_answer(cx);
+            return Poll::Ready(event);
         }
         match Pin::new(&mut reading.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -275,12 +293,12 @@ impl Pump {
             }
             Poll::Ready(Some(Err(_)) | None) if reading.answered => Poll::Ready(None),
             Poll::Ready(None) if reading.last_id.is_some() => Poll::Ready(self.resume()),
-            Poll::Ready(Some(Err(_)) | None) => Poll::Ready(self.mend(Flavour::Broken, false, None)),
+            Poll::Ready(Some(Err(_)) | None) => Poll::Ready(self.mend(Flavour::Broken, false)),
             Poll::Pending => {
                 let hung = &reading.flight.upstream().hung;
                 let hung = reading.hung.get_or_insert_with(|| Box::pin(hung.clone().notified_owned()));
                 ready!(hung.as_mut().poll(cx));
-                Poll::Ready(self.mend(Flavour::Hang, false, None))
+                Poll::Ready(self.mend(Flavour::Hang, false))
             }
         }
     }
@@ -288,10 +306,14 @@ impl Pump {
     /// Looks at one whole event of the upstream.
     fn on_block(&mut self, block: Bytes) -> Option<Bytes> {
         let Source::Upstream(reading) = &mut self.source else { return None };
-        if let Some(id) = sse::id(&block) {
-            reading.last_id = HeaderValue::from_bytes(id).ok();
+        let look = sse::look(&block);
+        let has_id = look.id.is_some();
+        if let Some(id) = look.id {
+            reading.last_id = HeaderValue::from_bytes(&id).ok();
         }
-        let Some(data) = sse::data(&block) else { return Some(sse::without_id(&block)) };
+        // Large answers mostly have no lines of ours: their bytes are not looked at again then.
+        let bare = |block: Bytes| if has_id { sse::without_id(&block) } else { block };
+        let Some(data) = look.data else { return Some(bare(block)) };
         if data.is_empty() {
             // A priming event: it exists to give the client an id to come back with.
             return Some(self.emit(|id| sse::with_id(&block, id), false));
@@ -310,13 +332,15 @@ impl Pump {
                 })
             }
             Some(Glance::Error) => match verdict::judge(StatusCode::OK, &http::HeaderMap::new(), &data) {
-                Verdict::Lost(flavour) => self.mend(flavour, true, Some(framed(data, block))),
-                Verdict::Doubtful(flavour) => self.go_on(Outcome::Doubtful(flavour, framed(data, block))),
-                Verdict::Answer | Verdict::NotForwarded => Some(self.answer(block)),
+                Verdict::Lost(flavour) => self.mend(flavour, true),
+                Verdict::Doubtful(flavour) => {
+                    self.go_on(Outcome::Doubtful(flavour, framed(data, bare(block))))
+                }
+                Verdict::Answer | Verdict::NotForwarded => Some(self.answer(bare(block))),
             },
             Some(Glance::Result) if self.call.teaches(&self.engine) => {
                 let saved = call::learn(&self.engine, &self.call, &data);
-                let event = self.answer(block);
+                let event = self.answer(bare(block));
                 match (saved, std::mem::replace(&mut self.source, Source::Done)) {
                     (Some(saved), Source::Upstream(then)) => {
                         self.source =
@@ -329,7 +353,7 @@ impl Pump {
                     }
                 }
             }
-            Some(Glance::Result) => Some(self.answer(block)),
+            Some(Glance::Result) => Some(self.answer(bare(block))),
             None => Some(self.emit(|id| sse::with_id(&block, id), false)),
         }
     }
@@ -366,15 +390,16 @@ impl Pump {
         Some(self.emit(|id| sse::message(id, error.as_bytes()), true))
     }
 
-    fn mend(&mut self, flavour: Flavour, did_not_run: bool, answer: Option<Response<Body>>) -> Option<Bytes> {
-        self.go_on(Outcome::Lost { flavour, did_not_run, answer })
+    fn mend(&mut self, flavour: Flavour, did_not_run: bool) -> Option<Bytes> {
+        self.go_on(Outcome::Lost { flavour, did_not_run })
     }
 
     fn go_on(&mut self, outcome: Outcome) -> Option<Bytes> {
         let Source::Upstream(reading) = std::mem::replace(&mut self.source, Source::Done) else {
             return None;
         };
-        let Reading { live, progress, .. } = *reading;
+        let Reading { live, mut progress, .. } = *reading;
+        progress.in_stream = true;
         let mending = call::mend(self.engine.clone(), self.call.clone(), progress, Some((live, outcome)));
         self.source = Source::Mending(Box::pin(mending));
         Some(Bytes::new())
@@ -385,16 +410,20 @@ impl Pump {
         let Source::Upstream(reading) = std::mem::replace(&mut self.source, Source::Done) else {
             return None;
         };
-        let Reading { live, progress, last_id, .. } = *reading;
+        let Reading { live, mut progress, last_id, .. } = *reading;
+        // What the server asks of its client it gets: ours comes back to us.
+        self.is_left = self.ring.is_some() && !progress.in_stream;
+        progress.in_stream = true;
         let (engine, call) = (self.engine.clone(), self.call.clone());
         self.source = Source::Mending(Box::pin(async move {
             tokio::time::sleep(RESUME_PAUSE).await;
             let lost = match heal::resume(&engine, &call, &live, last_id.clone()).await {
                 Ok((body, flight)) => {
+                    let body = Chain::new(VecDeque::new(), Rest::Body(body));
                     let stream = CallStream::resumed(engine, call, live, body, flight, progress, last_id);
                     return reply::stream(Body::stream(stream));
                 }
-                Err(flavour) => Outcome::Lost { flavour, did_not_run: false, answer: None },
+                Err(flavour) => Outcome::Lost { flavour, did_not_run: false },
             };
             call::mend(engine, call, progress, Some((live, lost))).await
         }));
@@ -416,25 +445,56 @@ fn framed(data: Bytes, block: Bytes) -> Response<Body> {
 fn passing(answer: Response<Body>, id: &str) -> Source {
     let (head, body) = answer.into_parts();
     if reply::is_stream(&head.headers) {
-        return Source::Passing { body, wrap: None };
+        return Source::Passing { body, wrap: None, splitter: Splitter::default() };
     }
     if head.status == StatusCode::OK {
-        return Source::Passing { body, wrap: Some(Vec::new()) };
+        return Source::Passing { body, wrap: Some(Vec::new()), splitter: Splitter::default() };
     }
     let error = mcp::error_body(id, mcp::INTERNAL_ERROR, &format!("the server answered {}", head.status));
-    Source::Passing { body: Body::from(error), wrap: Some(Vec::new()) }
+    Source::Passing { body: Body::from(error), wrap: Some(Vec::new()), splitter: Splitter::default() }
 }
 
 /// Chunks that were read already, then the rest.
 pub struct Chain {
     first: VecDeque<Bytes>,
-    rest: Body,
+    rest: Rest,
+}
+
+/// What follows the chunks that were read.
+pub enum Rest {
+    /// More.
+    Body(Body),
+    /// The connection broke.
+    Broken(BodyError),
+    /// Nothing.
+    Ended,
 }
 
 impl Chain {
     /// `first`, then `rest`.
-    pub fn new(first: VecDeque<Bytes>, rest: Body) -> Self {
+    pub fn new(first: VecDeque<Bytes>, rest: Rest) -> Self {
         Self { first, rest }
+    }
+
+    /// Takes what has come of `body`, without waiting for any of it: most answers are one event that comes with its head,
+    /// and what is known whole leaves in one write.
+    pub async fn look_ahead(mut body: Body) -> Self {
+        let mut first = VecDeque::new();
+        for _ in 0..TURNS {
+            let rest = loop {
+                match std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
+                    Poll::Ready(Some(Ok(frame))) => first.extend(frame.into_data()),
+                    Poll::Ready(Some(Err(error))) => break Rest::Broken(error),
+                    Poll::Ready(None) => break Rest::Ended,
+                    Poll::Pending => break Rest::Body(Body::empty()),
+                }
+            };
+            if !matches!(rest, Rest::Body(_)) {
+                return Self { first, rest };
+            }
+            tokio::task::yield_now().await;
+        }
+        Self { first, rest: Rest::Body(body) }
     }
 }
 
@@ -443,9 +503,16 @@ impl HttpBody for Chain {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        match self.first.pop_front() {
-            Some(chunk) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
-            None => Pin::new(&mut self.rest).poll_frame(cx),
+        if let Some(chunk) = self.first.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
+        match &mut self.rest {
+            Rest::Body(body) => Pin::new(body).poll_frame(cx),
+            Rest::Ended => Poll::Ready(None),
+            Rest::Broken(_) => match std::mem::replace(&mut self.rest, Rest::Ended) {
+                Rest::Broken(error) => Poll::Ready(Some(Err(error))),
+                Rest::Body(_) | Rest::Ended => Poll::Ready(None),
+            },
         }
     }
 }

@@ -141,7 +141,7 @@ impl Upstream {
                 failures = 0;
                 continue;
             }
-            if self.probe(engine, bounds.timeout.duration()).await {
+            if self.probe(engine).await {
                 failures = 0;
                 self.heard();
                 continue;
@@ -164,7 +164,8 @@ impl Upstream {
     }
 
     /// Whether the server answers a request of a session that does not exist; that leaves none behind.
-    async fn probe(&self, engine: &Engine, timeout: std::time::Duration) -> bool {
+    pub async fn probe(&self, engine: &Engine) -> bool {
+        let timeout = engine.config().hang.timeout.duration();
         let body =
             format!(r#"{{"jsonrpc":"2.0","id":"{}","method":"ping"}}"#, mcp_daemon::secret::random_id());
         let mut request = Request::new(body.into());

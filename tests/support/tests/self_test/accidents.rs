@@ -180,3 +180,19 @@ async fn a_call_is_executed_although_its_client_went_away() {
     assert_eq!(server.executed("count"), 0);
     server.until(|server| server.executed("count") == 1).await;
 }
+
+#[tokio::test]
+async fn a_connection_that_closes_late_resets_the_next_request_unread() {
+    let late = |it: &mut support::Switches| (it.idle_timeout, it.closes_late) = (Some(SHORT), true);
+    let server = Server::builder(Flavour::Python2).set(late).start().await.unwrap();
+    let mut raw = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    for _ in 0..2 {
+        raw.write_all(request).await.unwrap();
+        assert!(raw.read(&mut [0; 4096]).await.unwrap() > 0, "not idle for long enough");
+    }
+    tokio::time::sleep(3 * SHORT).await;
+    raw.write_all(request).await.unwrap();
+    assert!(raw.read(&mut [0; 4096]).await.is_err());
+    assert_eq!(server.requests().len(), 2);
+}
