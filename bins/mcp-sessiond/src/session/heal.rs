@@ -27,6 +27,8 @@ use crate::verdict::Flavour;
 /// Pauses between attempts while the server is down: this, doubled each time, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LAST_PAUSE: Duration = Duration::from_millis(250);
+/// How long a server that was silent, and has answered since, may take to say that it still has the session.
+const SECOND_THOUGHT: Duration = Duration::from_secs(2);
 /// Pages of `tools/list` that are read.
 const MAX_PAGES: usize = 100;
 
@@ -125,23 +127,29 @@ async fn attempt(
     // An explicit "no such session" needs no second question; a server that was only away may still have it.
     let may_have_it = matches!(flavour, Flavour::Refused | Flavour::Broken | Flavour::Hang);
     let old = session.way(lost);
-    if may_have_it && old.id.is_some() {
-        match ask(engine, session, &old).await {
-            Asked::Alive => return Ok(Event::Kept),
-            Asked::Down => return Err(TalkError::Unreachable("nobody listens".into())),
-            // A server that answers others, but not this session, has lost it in its own way.
-            Asked::Silent if !session.upstream.probe(engine).await => {
-                return Err(TalkError::Unreachable("it does not answer".into()));
-            }
-            // A gateway's error to a stale id says little: what it says to `initialize` decides.
-            Asked::Lost | Asked::Silent | Asked::Unsure => {}
-        }
+    let asked = match may_have_it && old.id.is_some() {
+        true => ask(engine, session, &old).await,
+        false => Asked::Lost,
+    };
+    match asked {
+        Asked::Alive => return Ok(Event::Kept),
+        Asked::Down => return Err(TalkError::Unreachable("nobody listens".into())),
+        // A gateway's error to a stale id says little, and silence may be a server's way to say "lost": what is said to
+        // `initialize` decides.
+        Asked::Lost | Asked::Silent | Asked::Unsure => {}
     }
     let bounds = engine.config().heal.clone();
     let shaken = tokio::time::timeout(bounds.attempt_timeout.duration(), shake_hands(engine, session, lost));
     let live = shaken.await.unwrap_or_else(|_elapsed| {
         Err(TalkError::Unable("no answer to initialize within heal.attempt_timeout".into()))
     })?;
+    if asked == Asked::Silent
+        && let Ok(Asked::Alive) = tokio::time::timeout(SECOND_THOUGHT, ask(engine, session, &old)).await
+    {
+        // It was frozen, and has thawed: it still has the old one.
+        engine.close_upstream(session, &live);
+        return Ok(Event::Kept);
+    }
     // Not part of the bound above: activating a project may take as long as a language server does.
     match tokio::time::timeout(bounds.timeout.duration(), replay(engine, session, &live)).await {
         Ok(Ok(())) => {}

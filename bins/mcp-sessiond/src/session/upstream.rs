@@ -164,7 +164,7 @@ impl Upstream {
     }
 
     /// Whether the server answers a request of a session that does not exist; that leaves none behind.
-    pub async fn probe(&self, engine: &Engine) -> bool {
+    async fn probe(&self, engine: &Engine) -> bool {
         let timeout = engine.config().hang.timeout.duration();
         let body =
             format!(r#"{{"jsonrpc":"2.0","id":"{}","method":"ping"}}"#, mcp_daemon::secret::random_id());
