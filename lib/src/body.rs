@@ -4,12 +4,15 @@
 //! end at drain by itself (see [`crate::life::Life::draining_owned`]); nothing here cuts it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+
+use crate::pool::Leased;
 
 /// Why a body could not be read or produced to its end.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -22,6 +25,8 @@ pub enum Body {
     Chunks(VecDeque<Bytes>),
     /// What hyper receives, passed on as it comes.
     Incoming(Incoming),
+    /// The same, from a connection of the client's pool.
+    Leased(Leased),
     /// Anything else, one allocation each.
     Stream(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError> + Send>>),
 }
@@ -35,6 +40,19 @@ impl Body {
     /// Boxes a body that is made while it is sent.
     pub fn stream(body: impl HttpBody<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
         Body::Stream(Box::pin(body))
+    }
+}
+
+/// Names the kind: what a body holds may be a secret.
+impl fmt::Debug for Body {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Body::Full(_) => "Full",
+            Body::Chunks(_) => "Chunks",
+            Body::Incoming(_) => "Incoming",
+            Body::Leased(_) => "Leased",
+            Body::Stream(_) => "Stream",
+        })
     }
 }
 
@@ -52,6 +70,7 @@ impl HttpBody for Body {
             Body::Incoming(incoming) => {
                 Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
             }
+            Body::Leased(leased) => Pin::new(leased).poll_frame(cx),
             Body::Stream(stream) => stream.as_mut().poll_frame(cx),
         }
     }
@@ -61,6 +80,7 @@ impl HttpBody for Body {
             Body::Full(piece) => piece.is_none(),
             Body::Chunks(pieces) => pieces.is_empty(),
             Body::Incoming(incoming) => incoming.is_end_stream(),
+            Body::Leased(leased) => leased.is_end_stream(),
             Body::Stream(stream) => stream.is_end_stream(),
         }
     }
@@ -70,6 +90,7 @@ impl HttpBody for Body {
             Body::Full(piece) => SizeHint::with_exact(piece.as_ref().map_or(0, Bytes::len) as u64),
             Body::Chunks(pieces) => SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum()),
             Body::Incoming(incoming) => incoming.size_hint(),
+            Body::Leased(leased) => leased.size_hint(),
             Body::Stream(stream) => stream.size_hint(),
         }
     }

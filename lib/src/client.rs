@@ -1,23 +1,23 @@
 //! The client side: one pool for all endpoints, and errors that tell whether a request can have run.
 //!
-//! What is sent again, and why it may be, is decided by the caller; the only retry here is hyper-util's own, of a
-//! request of which not one byte was written because its pooled connection had just been closed.
+//! What is sent again, and why it may be, is decided by the caller; the only retry here is that of a request of which
+//! not one byte was written because its pooled connection had just been closed.
 
-use std::error::Error as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper_util::client::legacy;
-use hyper_util::rt::TokioTimer;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 
 use crate::addr::Endpoint;
-use crate::body::BodyError;
+use crate::body::{Body, BodyError};
 use crate::connect::Connector;
 use crate::exit::chain;
-use crate::life::PoolExecutor;
+use crate::life;
+use crate::pool::{Leased, Pool, Sender};
 
 /// Bounds of a client.
 #[derive(Clone, Copy, Debug)]
@@ -55,32 +55,29 @@ pub enum SendError {
 /// Sends requests to endpoints; a clone shares the pool.
 #[derive(Clone)]
 pub struct Client {
-    pooled: legacy::Client<Connector, Full<Bytes>>,
-    fresh: legacy::Client<Connector, Full<Bytes>>,
+    connector: Connector,
+    pool: Arc<Pool>,
 }
 
 impl Client {
     /// A client with an empty pool; it connects when asked to send, inside a runtime.
     pub fn new(options: ClientOptions) -> Self {
         let connector = Connector::new(options.connect_timeout);
-        let mut builder = legacy::Client::builder(PoolExecutor);
-        builder.timer(TokioTimer::new()).pool_timer(TokioTimer::new()).set_host(false);
-        let fresh = builder.clone().pool_max_idle_per_host(0).build(connector.clone());
-        let pooled = builder
-            .pool_idle_timeout(options.idle_timeout)
-            .pool_max_idle_per_host(options.max_idle)
-            .build(connector);
-        Client { pooled, fresh }
+        Client { connector, pool: Pool::new(options.idle_timeout, options.max_idle) }
     }
 
-    /// Sends a request over a pooled or new connection and waits for the head of the answer. The request's URI and
-    /// `Host` are set from the endpoint; its other headers stay as they are.
-    pub async fn send(
-        &self,
-        to: &Endpoint,
-        request: Request<Bytes>,
-    ) -> Result<Response<Incoming>, SendError> {
-        send(&self.pooled, to, request).await
+    /// Sends a request over a pooled or new connection and waits for the head of the answer. The request's URI is set
+    /// from the endpoint, and its `Host` if it has none; its other headers stay as they are.
+    pub async fn send(&self, to: &Endpoint, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
+        let mut request = prepare(to, request);
+        while let Some(sender) = self.pool.take(to) {
+            match send(sender, request, to, Some(&self.pool)).await? {
+                Ok(answer) => return Ok(answer),
+                // That connection died while it was idle.
+                Err(Unwritten { back, .. }) => request = back,
+            }
+        }
+        self.send_on(to, request, Some(&self.pool)).await
     }
 
     /// The same over a connection of its own, which is closed after the answer: for probes, which ask whether the
@@ -89,30 +86,54 @@ impl Client {
         &self,
         to: &Endpoint,
         request: Request<Bytes>,
-    ) -> Result<Response<Incoming>, SendError> {
-        send(&self.fresh, to, request).await
+    ) -> Result<Response<Body>, SendError> {
+        self.send_on(to, prepare(to, request), None).await
+    }
+
+    async fn send_on(
+        &self,
+        to: &Endpoint,
+        request: Request<Full<Bytes>>,
+        pool: Option<&Arc<Pool>>,
+    ) -> Result<Response<Body>, SendError> {
+        let stream = self.connector.open(to.uri()).await.map_err(|error| SendError::NotSent(error.into()))?;
+        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = shaken.map_err(|error| SendError::NotSent(error.into()))?;
+        life::forever(async move {
+            if let Err(error) = connection.await {
+                log::debug!(error:% = error; "upstream connection ended");
+            }
+        });
+        let sent = send(sender, request, to, pool).await?;
+        sent.map_err(|Unwritten { why, .. }| SendError::NotSent(why.into()))
     }
 }
 
-async fn send(
-    client: &legacy::Client<Connector, Full<Bytes>>,
-    to: &Endpoint,
-    request: Request<Bytes>,
-) -> Result<Response<Incoming>, SendError> {
+fn prepare(to: &Endpoint, request: Request<Bytes>) -> Request<Full<Bytes>> {
     let mut request = request.map(Full::new);
-    *request.uri_mut() = to.uri().clone();
+    *request.uri_mut() = to.target().clone();
     // A caller that sets its own has a reason, such as a server behind a name of its own.
     request.headers_mut().entry(header::HOST).or_insert_with(|| to.host().clone());
-    client.request(request).await.map_err(|error| {
-        // hyper calls a request canceled exactly when it can hand it back unwritten.
-        let unwritten = error
-            .source()
-            .and_then(|cause| cause.downcast_ref::<hyper::Error>())
-            .is_some_and(hyper::Error::is_canceled);
-        if error.is_connect() || unwritten {
-            SendError::NotSent(error.into())
-        } else {
-            SendError::Broken(error.into())
-        }
-    })
+    request
+}
+
+/// A request that hyper hands back: it has not begun to write it.
+struct Unwritten {
+    back: Request<Full<Bytes>>,
+    why: hyper::Error,
+}
+
+async fn send(
+    mut sender: Sender,
+    request: Request<Full<Bytes>>,
+    to: &Endpoint,
+    pool: Option<&Arc<Pool>>,
+) -> Result<Result<Response<Body>, Unwritten>, SendError> {
+    match sender.try_send_request(request).await {
+        Ok(answer) => Ok(Ok(answer.map(|body| Body::Leased(Leased::new(body, sender, to, pool))))),
+        Err(mut error) => match error.take_message() {
+            Some(back) => Ok(Err(Unwritten { back, why: error.into_error() })),
+            None => Err(SendError::Broken(error.into_error().into())),
+        },
+    }
 }

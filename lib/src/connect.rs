@@ -1,6 +1,5 @@
 //! How the client reaches an endpoint: TCP, TLS over TCP, or a Unix socket, all under one deadline.
 
-use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
@@ -9,8 +8,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
-use hyper_util::client::legacy::connect::{Connected, Connection};
-use hyper_util::rt::TokioIo;
 use rustls_platform_verifier::Verifier;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -20,7 +17,7 @@ use tokio_rustls::rustls::{self, ClientConfig, crypto::aws_lc_rs, pki_types::Ser
 
 use crate::upstream::socket_of;
 
-/// Opens connections for hyper-util's pool.
+/// Opens connections for the client.
 #[derive(Clone)]
 pub(crate) struct Connector {
     timeout: Duration,
@@ -31,6 +28,14 @@ pub(crate) struct Connector {
 impl Connector {
     pub(crate) fn new(timeout: Duration) -> Self {
         Connector { timeout, tls: Arc::default() }
+    }
+
+    /// Opens a connection within the deadline.
+    pub(crate) async fn open(&self, uri: &Uri) -> io::Result<Stream> {
+        tokio::time::timeout(self.timeout, self.connect(uri)).await.unwrap_or_else(|_elapsed| {
+            let text = format!("no connection within {} ms", self.timeout.as_millis());
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        })
     }
 
     async fn connect(&self, uri: &Uri) -> io::Result<Stream> {
@@ -91,29 +96,6 @@ fn invalid(text: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
-impl tower_service::Service<Uri> for Connector {
-    type Response = TokioIo<Stream>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Stream>>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let connector = self.clone();
-        Box::pin(async move {
-            match tokio::time::timeout(connector.timeout, connector.connect(&uri)).await {
-                Ok(stream) => stream.map(TokioIo::new),
-                Err(_) => Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("no connection within {} ms", connector.timeout.as_millis()),
-                )),
-            }
-        })
-    }
-}
-
 /// An open connection.
 pub(crate) enum Stream {
     Tcp(TcpStream),
@@ -130,12 +112,6 @@ macro_rules! each {
             Stream::Unix($inner) => $call,
         }
     };
-}
-
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
 }
 
 impl AsyncRead for Stream {

@@ -17,6 +17,7 @@ pub mod listener;
 pub mod log;
 pub mod metrics;
 pub(crate) mod notify;
+pub mod pool;
 pub(crate) mod progress;
 pub mod quantity;
 pub mod route;

@@ -266,21 +266,9 @@ impl Drop for Counted {
     }
 }
 
-/// Runs the connections of the client's pool. They are not counted: each ends when its peer or the pool closes it,
-/// and what a drain has to wait for are the requests on them, which belong to counted tasks.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PoolExecutor;
-
-impl<F> hyper::rt::Executor<F> for PoolExecutor
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, future: F) {
-        forever(future);
-    }
-}
-
-fn forever(future: impl Future<Output = ()> + Send + 'static) {
+/// Runs a connection of the client, or what keeps its pool tidy. They are not counted: each ends when its peer or the
+/// pool closes it, and what a drain has to wait for are the requests on them, which belong to counted tasks.
+pub(crate) fn forever(future: impl Future<Output = ()> + Send + 'static) {
     #[allow(clippy::disallowed_methods, reason = "the callers say why their task is not counted")]
     drop(tokio::spawn(future));
 }

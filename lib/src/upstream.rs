@@ -179,6 +179,8 @@ pub struct Endpoint(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     uri: Uri,
+    /// The URI without scheme and authority, as it stands in a request.
+    target: Uri,
     host: HeaderValue,
     socket: Option<PathBuf>,
 }
@@ -191,18 +193,25 @@ impl Endpoint {
         host: HeaderValue,
         socket: Option<PathBuf>,
     ) -> Result<Self, http::Error> {
-        let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build()?;
-        Ok(Endpoint(Arc::new(Inner { uri, host, socket })))
+        let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path.clone()).build()?;
+        let target = Uri::builder().path_and_query(path).build()?;
+        Ok(Endpoint(Arc::new(Inner { uri, target, host, socket })))
     }
 
     /// The same place, spoken to with another `Host` header.
     pub fn with_host(&self, host: HeaderValue) -> Self {
-        Endpoint(Arc::new(Inner { uri: self.0.uri.clone(), host, socket: self.0.socket.clone() }))
+        let Inner { uri, target, socket, .. } = &*self.0;
+        Endpoint(Arc::new(Inner { uri: uri.clone(), target: target.clone(), host, socket: socket.clone() }))
     }
 
     /// The URI of the request; for a Unix socket its authority is the hexadecimal path of the socket and `.unix`.
     pub fn uri(&self) -> &Uri {
         &self.0.uri
+    }
+
+    /// What stands in the first line of a request: path and query.
+    pub fn target(&self) -> &Uri {
+        &self.0.target
     }
 
     /// The `Host` header: the authority as configured, with its port; `127.0.0.1:9121` for a Unix socket.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request};
 use http_body_util::BodyExt;
 use mcp_daemon::addr::{Endpoint, Upstream};
+use mcp_daemon::body::Body;
 use mcp_daemon::client::{Client, ClientOptions, SendError};
 use mcp_daemon::life::Life;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,7 +25,7 @@ fn request(body: &str) -> Request<Bytes> {
     Request::post("/ignored").header("x-kept", "1").body(Bytes::from(body.to_owned())).unwrap()
 }
 
-async fn text(response: http::Response<hyper::body::Incoming>) -> Bytes {
+async fn text(response: http::Response<Body>) -> Bytes {
     response.into_body().collect().await.unwrap().to_bytes()
 }
 

@@ -34,16 +34,16 @@ async fn sixty_four_concurrent_stale_calls_get_sixty_four_answers_and_one_initia
         let sessiond = in_front_of(&server).await;
         let client = Client::connect(&sessiond.url()).await.unwrap();
         server.forget_sessions();
-        let calls: Vec<_> = (0..64)
-            .map(|number| {
-                let client = client.clone();
-                tokio::spawn(
-                    async move { client.call_text("echo", json!({"text": number.to_string()})).await },
-                )
-            })
-            .collect();
-        for (number, call) in calls.into_iter().enumerate() {
-            assert_eq!(call.await.unwrap().unwrap(), number.to_string(), "{flavour}");
+        let mut calls = tokio::task::JoinSet::new();
+        for number in 0..64 {
+            let client = client.clone();
+            calls.spawn(async move {
+                let text = number.to_string();
+                (client.call_text("echo", json!({"text": text})).await, text)
+            });
+        }
+        for (answer, text) in calls.join_all().await {
+            assert_eq!(answer.unwrap(), text, "{flavour}");
         }
         assert_eq!(server.initializes(), 2, "{flavour}");
     }

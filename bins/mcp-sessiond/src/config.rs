@@ -416,6 +416,49 @@ mod tests {
         assert_eq!(toml_defaults().path, "/mcp");
     }
 
+    const EXAMPLE: &str = include_str!("../../../docs/mcp-sessiond.toml");
+
+    fn load(toml: &str) -> Result<Config, ConfigError> {
+        mcp_daemon::config::parse(Path::new("x.toml"), toml)
+    }
+
+    #[test]
+    fn the_documented_settings_are_the_defaults() {
+        let documented = load(EXAMPLE).unwrap();
+        assert_eq!(format!("{documented:#?}"), format!("{:#?}", Config::default()));
+    }
+
+    #[test]
+    fn every_key_is_documented_and_those_without_a_default_have_an_example_that_loads() {
+        // `#key` is a key without a default, `# word` is prose.
+        let is_key =
+            |rest: &&str| rest.starts_with(|first: char| first.is_ascii_alphabetic() || first == '[');
+        let all: Vec<&str> =
+            EXAMPLE.lines().map(|line| line.strip_prefix('#').filter(is_key).unwrap_or(line)).collect();
+        let loaded = load(&all.join("\n")).unwrap();
+        assert!(loaded.upstream.is_some() && !loaded.exec.is_empty() && loaded.listener[0].trusted);
+        for header in ["", "[limits]", "[hang]", "[heal]", "[stream]", "[process]", "[[listener]]"] {
+            // An unknown key is answered with all that are known.
+            let refusal = load(&format!("{header}\nno_such_key = 1")).unwrap_err().to_string();
+            let known = refusal.split_once("expected").unwrap().1.split('`').skip(1).step_by(2);
+            let mut section = "";
+            let mut documented = std::collections::HashSet::new();
+            for line in &all {
+                if line.starts_with('[') {
+                    section = line;
+                } else if let Some((key, _)) = line.split_once(" = ").filter(|_| section == header) {
+                    documented.insert(key);
+                }
+            }
+            // The tables document themselves.
+            let is_table = |key: &&str| all.iter().any(|line| line.trim_matches(['[', ']']) == *key);
+            let missing: Vec<&str> =
+                known.filter(|key| !documented.contains(key) && !is_table(key)).collect();
+            assert!(missing.is_empty(), "{header} {missing:?}");
+            assert!(header == "[[listener]]" || !documented.is_empty());
+        }
+    }
+
     fn toml_defaults() -> Config {
         let file = tempfile::NamedTempFile::new().unwrap();
         Config::load(Some(file.path())).unwrap()

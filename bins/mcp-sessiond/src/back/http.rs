@@ -45,7 +45,7 @@ impl HttpBack {
         request: Request<Bytes>,
     ) -> Result<Response<Body>, SendError> {
         let endpoint = self.endpoint(route)?;
-        Ok(self.client.send(&endpoint, request).await?.map(Body::from))
+        self.client.send(&endpoint, request).await
     }
 
     /// See [`super::Back::send_on_new_connection`].
@@ -55,7 +55,7 @@ impl HttpBack {
         request: Request<Bytes>,
     ) -> Result<Response<Body>, SendError> {
         let endpoint = self.endpoint(route)?;
-        Ok(self.client.send_on_new_connection(&endpoint, request).await?.map(Body::from))
+        self.client.send_on_new_connection(&endpoint, request).await
     }
 
     fn endpoint(&self, route: Option<&Route>) -> Result<Endpoint, SendError> {
