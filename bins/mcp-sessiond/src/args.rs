@@ -24,11 +24,10 @@ All flags: mcp-sessiond --help
 ";
 
 /// Keeps a client's MCP session whole, whatever happens to the server: restarts, sleep, redeploys.
-///
-/// mcp-sessiond --listen 127.0.0.1:9121 --upstream http://127.0.0.1:8080/mcp
-/// mcp-sessiond --listen 127.0.0.1:9121 -- serena start-mcp-server
 #[derive(FromArgs, Debug)]
 #[argh(
+    example = "mcp-sessiond --listen 127.0.0.1:9121 --upstream http://127.0.0.1:8080/mcp",
+    example = "mcp-sessiond --listen 127.0.0.1:9121 -- serena start-mcp-server",
     note = "Addresses: 127.0.0.1:9121, unix:/run/x.sock, fd:name (an inherited socket). Everything after `--` is a stdio server to launch, one process per session. More settings: --config FILE, see docs/operations.md."
 )]
 pub struct Args {
@@ -41,7 +40,7 @@ pub struct Args {
     /// address to serve MCP on; may be given several times
     #[argh(option, arg_name = "address")]
     pub listen: Vec<Listen>,
-    /// MCP server: http://host/mcp, https://host/mcp or unix:/run/{{route}}/mcp.sock
+    /// MCP server: http://host/mcp, https://host/mcp or unix:/run/x.sock
     #[argh(option, arg_name = "url")]
     pub upstream: Option<Upstream>,
     /// settings, a TOML file

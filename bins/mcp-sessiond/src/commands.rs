@@ -24,6 +24,7 @@ use sessiond::session::store::{Found, Store, StoreError};
 use tokio::time::Instant;
 
 use crate::args::{Args, Command, Doctor, Serena, Stdio};
+use crate::render;
 
 const DAEMON: &str = "mcp-sessiond";
 
@@ -77,13 +78,20 @@ pub fn run(args: Args, command: Option<Vec<OsString>>) -> Done {
             let control = control_socket(sessions.control)?;
             match sessions.delete {
                 Some(name) => {
-                    show(&ask(&control, "DELETE", &format!("/sessions/{name}"))?, true, render_nothing)
+                    let deleted = ask(&control, "DELETE", &format!("/sessions/{name}"))?;
+                    render::show(&deleted, sessions.json, render::deleted);
                 }
-                None => show(&ask(&control, "GET", "/sessions")?, sessions.json, render_sessions),
+                None => render::show(&ask(&control, "GET", "/sessions")?, sessions.json, render::sessions),
             }
+            Ok(())
         }
         Some(Command::Status(status)) => {
-            show(&ask(&control_socket(status.control)?, "GET", "/status")?, status.json, render_status)
+            render::show(
+                &ask(&control_socket(status.control)?, "GET", "/status")?,
+                status.json,
+                render::status,
+            );
+            Ok(())
         }
         Some(Command::Stdio(args)) => serve_stdio(args, command),
     }
@@ -374,74 +382,4 @@ fn ask(control: &Path, method: &str, path: &str) -> Result<Value, Failure> {
     }
     let why = value["error"].as_str().map_or_else(|| status.to_string(), str::to_owned);
     Err(Failure { line: why, exit: Exit::Unavailable })
-}
-
-fn show(value: &Value, json: bool, render: fn(&Value) -> String) -> Done {
-    if json {
-        println!("{value:#}");
-    } else {
-        print!("{}", render(value));
-    }
-    Ok(())
-}
-
-fn render_nothing(_: &Value) -> String {
-    String::new()
-}
-
-fn render_status(status: &Value) -> String {
-    let listeners: Vec<&str> =
-        status["listeners"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let sessions = &status["sessions"];
-    format!(
-        "mcp-sessiond {version}, pid {pid}, up {up}{draining}\nlistening  {listeners}\nserver     {back}\nsessions   {live} live, {healing} healing, {dormant} dormant\nparked     {parked} requests\n",
-        version = status["version"].as_str().unwrap_or_default(),
-        pid = status["pid"],
-        up = age(&status["uptime_seconds"]),
-        draining = if status["draining"] == true { ", draining" } else { "" },
-        listeners = listeners.join(" "),
-        back = status["back"]["upstream"].as_str().map_or_else(|| status["back"].to_string(), str::to_owned),
-        live = sessions["live"],
-        healing = sessions["healing"],
-        dormant = sessions["dormant"],
-        parked = status["parked"],
-    )
-}
-
-fn render_sessions(sessions: &Value) -> String {
-    let mut table = format!(
-        "{:<10} {:<8} {:<20} {:<16} {:<11} {:>5}  idle\n",
-        "SESSION", "STATE", "CLIENT", "SUBJECT", "VERSION", "HEALS"
-    );
-    for session in sessions.as_array().into_iter().flatten() {
-        let text = |key: &str| {
-            session[key]
-                .as_str()
-                .filter(|text| !text.is_empty())
-                .unwrap_or("-")
-                .chars()
-                .take(20)
-                .collect::<String>()
-        };
-        let short: String = text("session").chars().take(8).collect();
-        table += &format!(
-            "{short:<10} {:<8} {:<20} {:<16} {:<11} {:>5}  {}\n",
-            text("state"),
-            text("client"),
-            text("subject"),
-            text("version"),
-            session["heals"],
-            age(&session["idle_seconds"]),
-        );
-    }
-    table
-}
-
-fn age(seconds: &Value) -> String {
-    match seconds.as_u64().unwrap_or_default() {
-        seconds @ 0..120 => format!("{seconds} s"),
-        seconds @ 120..7200 => format!("{} min", seconds / 60),
-        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
-        seconds => format!("{} days", seconds / 86_400),
-    }
 }

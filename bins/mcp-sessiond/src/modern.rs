@@ -18,10 +18,11 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::time::Instant;
 
 use crate::mcp::{self, Envelope, Glance};
+use crate::session::collect::collect;
 use crate::session::engine::{Caller, Engine};
 use crate::session::parking::Place;
 use crate::session::upstream::{InFlight, Upstream};
-use crate::session::{call, reply, resend};
+use crate::session::{reply, resend};
 use crate::sse::{self, Splitter};
 use crate::streams::{KeepAlive, Ring};
 use crate::verdict;
@@ -70,7 +71,7 @@ pub async fn pass(
     reply::outward(&mut head.headers);
     if !head.status.is_success() || !reply::is_stream(&head.headers) {
         // Whole or not at all: a body that breaks off half-way is worse than an error.
-        return match call::collect(body, engine.config().limits.answer.bytes()).await {
+        return match collect(body, engine.config().limits.answer.bytes()).await {
             Ok(whole) => Response::from_parts(head, whole.into_body()),
             Err(_broken) => sending.effect_unknown(),
         };

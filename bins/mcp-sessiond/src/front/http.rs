@@ -12,7 +12,8 @@ use mcp_daemon::serve::Peer;
 
 use crate::config::Config;
 use crate::mcp;
-use crate::session::engine::{Caller, Engine, ROUTE, SUBJECT};
+use crate::session::engine::{Caller, Engine};
+use crate::session::headers::{ROUTE, SUBJECT};
 use crate::session::reply;
 
 /// Answers one HTTP request.

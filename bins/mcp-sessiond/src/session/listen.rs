@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use mcp_daemon::body::Body;
 use tokio::time::Instant;
 
-use super::call::collect;
+use super::collect::collect;
 use super::engine::Engine;
 use super::state::{Event, Generation};
 use super::{Session, heal, reply};

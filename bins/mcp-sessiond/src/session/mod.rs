@@ -4,17 +4,23 @@
 //! the server says unasked.
 
 pub mod call;
+pub mod collect;
 pub mod engine;
+pub mod headers;
 pub mod heal;
+pub mod learn;
 pub mod listen;
 pub mod memory;
+pub mod messages;
 pub mod open;
+pub mod park;
 pub mod parking;
 pub mod reply;
 pub mod resend;
 pub mod state;
 pub mod store;
 pub mod stream;
+pub mod table;
 pub mod talk;
 pub mod upstream;
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::call::collect;
+use super::collect::collect;
 use super::engine::{Caller, Engine};
 use super::memory::{Memory, Replay, anonymous_params};
 use super::state::State;

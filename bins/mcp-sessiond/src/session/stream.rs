@@ -16,7 +16,9 @@ use mcp_daemon::body::{Body, BodyError};
 use tokio::sync::futures::OwnedNotified;
 
 use super::call::{self, Call, Outcome, Progress};
+use super::collect::{Chain, Rest};
 use super::engine::Engine;
+use super::learn::learn;
 use super::upstream::InFlight;
 use super::{Live, heal, reply};
 use crate::mcp::{self, Envelope, Glance, Kind};
@@ -26,9 +28,6 @@ use crate::verdict::{self, Flavour, Verdict};
 
 /// Pause before a stream that the server ended on purpose is taken up again.
 const RESUME_PAUSE: Duration = Duration::from_millis(250);
-
-/// Turns of the scheduler that an answer is looked ahead for: a chunk, and the end, take one each to come through.
-const TURNS: usize = 3;
 
 type Mending = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 type Event = Result<Frame<Bytes>, BodyError>;
@@ -339,7 +338,7 @@ impl Pump {
                 Verdict::Answer | Verdict::NotForwarded => Some(self.answer(bare(block))),
             },
             Some(Glance::Result) if self.call.teaches(&self.engine) => {
-                let saved = call::learn(&self.engine, &self.call, &data);
+                let saved = learn(&self.engine, &self.call, &data);
                 let event = self.answer(bare(block));
                 match (saved, std::mem::replace(&mut self.source, Source::Done)) {
                     (Some(saved), Source::Upstream(then)) => {
@@ -452,67 +451,4 @@ fn passing(answer: Response<Body>, id: &str) -> Source {
     }
     let error = mcp::error_body(id, mcp::INTERNAL_ERROR, &format!("the server answered {}", head.status));
     Source::Passing { body: Body::from(error), wrap: Some(Vec::new()), splitter: Splitter::default() }
-}
-
-/// Chunks that were read already, then the rest.
-pub struct Chain {
-    first: VecDeque<Bytes>,
-    rest: Rest,
-}
-
-/// What follows the chunks that were read.
-pub enum Rest {
-    /// More.
-    Body(Body),
-    /// The connection broke.
-    Broken(BodyError),
-    /// Nothing.
-    Ended,
-}
-
-impl Chain {
-    /// `first`, then `rest`.
-    pub fn new(first: VecDeque<Bytes>, rest: Rest) -> Self {
-        Self { first, rest }
-    }
-
-    /// Takes what has come of `body`, without waiting for any of it: most answers are one event that comes with its head,
-    /// and what is known whole leaves in one write.
-    pub async fn look_ahead(mut body: Body) -> Self {
-        let mut first = VecDeque::new();
-        for _ in 0..TURNS {
-            let rest = loop {
-                match std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
-                    Poll::Ready(Some(Ok(frame))) => first.extend(frame.into_data()),
-                    Poll::Ready(Some(Err(error))) => break Rest::Broken(error),
-                    Poll::Ready(None) => break Rest::Ended,
-                    Poll::Pending => break Rest::Body(Body::empty()),
-                }
-            };
-            if !matches!(rest, Rest::Body(_)) {
-                return Self { first, rest };
-            }
-            tokio::task::yield_now().await;
-        }
-        Self { first, rest: Rest::Body(body) }
-    }
-}
-
-impl HttpBody for Chain {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        if let Some(chunk) = self.first.pop_front() {
-            return Poll::Ready(Some(Ok(Frame::data(chunk))));
-        }
-        match &mut self.rest {
-            Rest::Body(body) => Pin::new(body).poll_frame(cx),
-            Rest::Ended => Poll::Ready(None),
-            Rest::Broken(_) => match std::mem::replace(&mut self.rest, Rest::Ended) {
-                Rest::Broken(error) => Poll::Ready(Some(Err(error))),
-                Rest::Body(_) | Rest::Ended => Poll::Ready(None),
-            },
-        }
-    }
 }

@@ -9,8 +9,10 @@ use mcp_daemon::body::Body;
 use mcp_daemon::client::SendError;
 use serde_json::value::RawValue;
 
-use super::call::{self, ACCEPT_BOTH, collect};
+use super::call;
+use super::collect::collect;
 use super::engine::Engine;
+use super::headers::ACCEPT_BOTH;
 use super::{Live, Session, reply};
 use crate::mcp::{self, Envelope, Kind};
 use crate::sse::{self, Splitter};

@@ -1,0 +1,76 @@
+//! How a person sees what the control socket answers.
+
+use serde_json::Value;
+
+/// Prints JSON as it is, or as `render` shows it.
+pub fn show(value: &Value, json: bool, render: fn(&Value) -> String) {
+    if json {
+        println!("{value:#}");
+    } else {
+        print!("{}", render(value));
+    }
+}
+
+/// Which session was deleted.
+pub fn deleted(answer: &Value) -> String {
+    format!("deleted {}\n", answer["deleted"].as_str().unwrap_or_default())
+}
+
+/// A few lines about the daemon.
+pub fn status(status: &Value) -> String {
+    let listeners: Vec<&str> =
+        status["listeners"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let sessions = &status["sessions"];
+    format!(
+        "mcp-sessiond {version}, pid {pid}, up {up}{draining}\nlistening  {listeners}\nserver     {back}\nsessions   {live} live, {healing} healing, {dormant} dormant\nparked     {parked} requests\n",
+        version = status["version"].as_str().unwrap_or_default(),
+        pid = status["pid"],
+        up = age(&status["uptime_seconds"]),
+        draining = if status["draining"] == true { ", draining" } else { "" },
+        listeners = listeners.join(" "),
+        back = status["back"]["upstream"].as_str().map_or_else(|| status["back"].to_string(), str::to_owned),
+        live = sessions["live"],
+        healing = sessions["healing"],
+        dormant = sessions["dormant"],
+        parked = status["parked"],
+    )
+}
+
+/// A table, the one used last on top.
+pub fn sessions(sessions: &Value) -> String {
+    let mut table = format!(
+        "{:<10} {:<8} {:<20} {:<16} {:<11} {:>5}  idle\n",
+        "SESSION", "STATE", "CLIENT", "SUBJECT", "VERSION", "HEALS"
+    );
+    for session in sessions.as_array().into_iter().flatten() {
+        let text = |key: &str| {
+            session[key]
+                .as_str()
+                .filter(|text| !text.is_empty())
+                .unwrap_or("-")
+                .chars()
+                .take(20)
+                .collect::<String>()
+        };
+        let short: String = text("session").chars().take(8).collect();
+        table += &format!(
+            "{short:<10} {:<8} {:<20} {:<16} {:<11} {:>5}  {}\n",
+            text("state"),
+            text("client"),
+            text("subject"),
+            text("version"),
+            session["heals"],
+            age(&session["idle_seconds"]),
+        );
+    }
+    table
+}
+
+fn age(seconds: &Value) -> String {
+    match seconds.as_u64().unwrap_or_default() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}

@@ -1,0 +1,71 @@
+//! Which headers of a client go upstream, and which of them say how it wants its answer.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::engine::Engine;
+
+/// The authenticated identity, believed on trusted listeners only.
+pub const SUBJECT: &str = "mcp-auth-subject";
+/// The route, believed on trusted listeners only.
+pub const ROUTE: &str = "mcp-route";
+/// The header that says what a client takes, in the form every server accepts.
+pub const ACCEPT_BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
+
+impl Engine {
+    /// Makes a client's headers fit for the upstream: without what belongs to the connection, the session and the
+    /// identity; with an `Accept` that every server takes.
+    pub(super) fn inward(&self, headers: &mut HeaderMap) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            // RFC 9110, 7.6.1: what the connection names belongs to the connection.
+            headers.remove(name);
+        }
+        // Few of them come at once: looking through those that came is cheaper than looking each of these up.
+        while let Some(name) = headers.keys().find(|name| is_not_for_the_upstream(name)).cloned() {
+            headers.remove(name);
+        }
+        headers.insert(header::ACCEPT, ACCEPT_BOTH);
+        if !headers.contains_key(header::CONTENT_TYPE) {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        self.add_own_headers(headers);
+    }
+}
+
+fn is_not_for_the_upstream(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "accept-encoding"
+            | "connection"
+            | "content-length"
+            | "expect"
+            | "host"
+            | "keep-alive"
+            | "last-event-id"
+            | "origin"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | SUBJECT
+            | ROUTE
+    )
+}
+
+/// Whether a client takes a stream for an answer; one that does not say takes both.
+pub fn takes_stream(headers: &HeaderMap) -> bool {
+    match headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()) {
+        None => true,
+        Some(accept) => {
+            accept.contains("text/event-stream") || accept.contains("*/*") || accept.contains("text/*")
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Where a request waits while its session is not live: bounded in number, bytes and time, and found by its id.
+
+use std::sync::Arc;
+
+use http::Response;
+use mcp_daemon::body::Body;
+use serde_json::value::RawValue;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::call::{Call, Progress};
+use super::engine::Engine;
+use super::state::{Event, State};
+use super::{Live, Session, reply};
+use crate::mcp::Envelope;
+use crate::verdict::Flavour;
+
+/// Waits until the session is live; `Err` is the answer for a request that cannot wait any longer.
+pub async fn park(
+    engine: &Arc<Engine>,
+    call: &Call,
+    progress: &mut Progress,
+) -> Result<Live, Response<Body>> {
+    let session = &call.session;
+    if let Some(live) = session.live() {
+        return Ok(live);
+    }
+    let config = engine.config();
+    let _place = engine.parking.enter(&config.limits, &session.subject, call.body.len()).map_err(|bound| {
+        reply::failed(&call.id, &format!("the server is away and no more requests can wait for it ({bound} reached); try again later"))
+    })?;
+    let parked = session.register_parked(&call.id);
+    let deadline =
+        *progress.deadline.get_or_insert_with(|| Instant::now() + config.limits.parked_time.duration());
+    let failures = session.lock().failures;
+    let mut leaving = None;
+    loop {
+        let changed = session.changed.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        let (state, failure) = {
+            let inner = session.lock();
+            (inner.state, (inner.failures > failures).then(|| inner.failure.clone()).flatten())
+        };
+        match state {
+            State::Live(_) => {
+                if let Some(live) = session.live() {
+                    return Ok(live);
+                }
+            }
+            State::Dead(_) => return Err(reply::not_found()),
+            State::Dormant(_) => match failure {
+                Some(why) => {
+                    return Err(reply::failed(
+                        &call.id,
+                        &format!("the server cannot be reached: {why}; this call did not run, try again"),
+                    ));
+                }
+                None => engine.apply(session, Event::Wanted, Flavour::Refused),
+            },
+            State::Healing(_) => {}
+        }
+        tokio::select! {
+            () = &mut changed => {}
+            () = parked.cancelled.notified() => return Err(reply::failed(&call.id, "cancelled before it was sent")),
+            () = tokio::time::sleep_until(leaving.unwrap_or(deadline)) => {
+                let waited = if leaving.is_some() { "mcp-sessiond is stopping" } else { "limits.parked_time is reached" };
+                return Err(reply::failed(&call.id, &format!("the server is still away and {waited}; this call did not run, try again")));
+            }
+            // Half of the grace is for the server to come back, the rest for the answer.
+            () = engine.life.draining(), if leaving.is_none() => {
+                leaving = Some(deadline.min(Instant::now() + config.grace.duration() / 2));
+            }
+        }
+    }
+}
+
+/// A parked request, to be found by its id.
+struct Parked<'s> {
+    session: &'s Session,
+    cancelled: Arc<Notify>,
+}
+
+impl Session {
+    fn register_parked(&self, id: &str) -> Parked<'_> {
+        let cancelled = Arc::new(Notify::new());
+        self.lock().streams().parked.push((id.into(), cancelled.clone()));
+        Parked { session: self, cancelled }
+    }
+
+    /// Takes the request that a `notifications/cancelled` names out of the parking; `false` if it is not parked.
+    pub(super) fn cancel_parked(&self, envelope: &Envelope<'_>) -> bool {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Params<'a> {
+            #[serde(borrow)]
+            request_id: &'a RawValue,
+        }
+        let params = envelope.params.and_then(|params| serde_json::from_str::<Params<'_>>(params.get()).ok());
+        let (Some(params), Some(streams)) = (params, &self.lock().streams) else { return false };
+        let found = streams.parked.iter().find(|(id, _)| **id == *params.request_id.get());
+        // A permit is kept, should the request not be waiting yet.
+        found.inspect(|(_, cancelled)| cancelled.notify_one()).is_some()
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        if let Some(streams) = &mut self.session.lock().streams {
+            streams.parked.retain(|(_, cancelled)| !Arc::ptr_eq(cancelled, &self.cancelled));
+        }
+    }
+}
