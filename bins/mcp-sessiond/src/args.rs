@@ -196,7 +196,10 @@ pub fn parse(own: &[OsString], has_command: bool) -> Result<Args, Early> {
     let args = Args::from_args(&["mcp-sessiond"], &words).map_err(|early| match early.status {
         Ok(()) => Early::Help(format!("{}\n", early.output.trim_end())),
         // argh says it in several lines; the first says what is wrong, `--help` tells the rest.
-        Err(()) => Early::Usage(format!("{}; see mcp-sessiond --help", one_line(&early.output))),
+        Err(()) => Early::Usage(format!(
+            "{}; see mcp-sessiond --help",
+            one_line(&early.output).trim_end_matches('.')
+        )),
     })?;
     if args.version {
         return Err(Early::Help(format!("mcp-sessiond {}\n", env!("CARGO_PKG_VERSION"))));

@@ -10,12 +10,12 @@ use mcp_daemon::control::{self, AskError};
 use mcp_daemon::exit::{Exit, chain};
 use mcp_daemon::files;
 use mcp_daemon::life::Life;
-use mcp_daemon::serve::{BindOptions, Listener, ServeLimits, serve};
+use mcp_daemon::serve::{BindError, BindOptions, Listener, ServeLimits, serve};
 use serde_json::Value;
 use sessiond::back::exec::{ExecBack, ExecOptions};
 use sessiond::back::{Back, http::HttpBack};
 use sessiond::config::Config;
-use sessiond::doctor::{self, Grade};
+use sessiond::doctor;
 use sessiond::front;
 use sessiond::ops::Ops;
 use sessiond::serena;
@@ -212,7 +212,15 @@ fn serve_http(serving: Serving) -> Done {
         let engine = Engine::new(config, own_headers, back, store, found, life.clone());
         let names: Vec<String> = listeners.iter().map(|listener| listener.local().to_string()).collect();
         let ops = Arc::new(Ops { engine: engine.clone(), listeners: names.clone(), config_file, flags, started: Instant::now() });
-        control::spawn(&control, ops.clone(), life.clone()).map_err(|error| Failure::new(Exit::Unavailable, &error))?;
+        let control = match control::spawn(&control, ops.clone(), life.clone()) {
+            // Another daemon of this user has it: serve on, and be found by name.
+            Err(BindError::InUse(_)) => {
+                let named = control.with_file_name(format!("control-{}.sock", file_name(names.first())));
+                control::spawn(&named, ops.clone(), life.clone()).map(|()| named)
+            }
+            bound => bound.map(|()| control),
+        };
+        let control = control.map_err(|error| Failure::new(Exit::Unavailable, &error))?;
         if let Some(observe) = observe {
             control::spawn_observe(&observe, ops.clone(), life.clone()).map_err(|error| Failure::new(Exit::Unavailable, &error))?;
         }
@@ -276,14 +284,19 @@ fn open_store(config: &Config) -> Result<(Store, Found), Failure> {
     let mut directory = files::state_dir(config.state_dir.as_deref(), DAEMON)
         .map_err(|error| Failure::new(Exit::Config, &error))?;
     if config.state_dir.is_none() {
-        let name =
-            config.listeners().first().map(|listener| listener.address.to_string()).unwrap_or_default();
-        directory.push(name.replace(|char: char| !char.is_ascii_alphanumeric() && !".-".contains(char), "_"));
+        let first = config.listeners().first().map(|listener| listener.address.to_string());
+        directory.push(file_name(first.as_ref()));
     }
     Store::open(&directory).map_err(|error| {
         let exit = if matches!(error, StoreError::Locked(_)) { Exit::Unavailable } else { Exit::Config };
         Failure::new(exit, &error)
     })
+}
+
+/// A listener's address as a file name.
+fn file_name(listener: Option<&String>) -> String {
+    let name = listener.map(String::as_str).unwrap_or_default();
+    name.replace(|char: char| !char.is_ascii_alphanumeric() && !".-".contains(char), "_")
 }
 
 fn uids(users: &[String]) -> Result<Vec<u32>, Failure> {
@@ -357,9 +370,6 @@ fn examine(args: Doctor, command: Option<Vec<String>>) -> Done {
         let back = back(&config, &life)?;
         let healed = doctor::examine(config, own_headers, back, life.clone(), |finding| {
             println!("{finding}");
-            if finding.grade == Grade::Bad {
-                println!("      (see docs/operations.md, \"doctor\")");
-            }
         })
         .await;
         life.drain();
@@ -369,7 +379,10 @@ fn examine(args: Doctor, command: Option<Vec<String>>) -> Done {
     if healed {
         Ok(())
     } else {
-        Err(Failure { line: "the server is not healed, see above".into(), exit: Exit::Unavailable })
+        Err(Failure {
+            line: "not healed, see the line that begins with FAIL".into(),
+            exit: Exit::Unavailable,
+        })
     }
 }
 

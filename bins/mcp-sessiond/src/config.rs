@@ -105,7 +105,7 @@ pub struct Limits {
     pub head: Size,
     /// Longest wait for a request's head.
     pub head_timeout: Span,
-    /// Open connections, all listeners together.
+    /// Open connections of one listener.
     pub connections: NonZeroUsize,
     /// Sessions of one subject; the one idle longest makes room.
     pub sessions_per_subject: NonZeroUsize,

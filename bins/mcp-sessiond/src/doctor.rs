@@ -16,8 +16,8 @@ use crate::mcp;
 use crate::session::collect::collect;
 use crate::session::engine::{Caller, Engine, OwnHeaders};
 use crate::session::headers::ACCEPT_BOTH;
-use crate::session::reply;
 use crate::session::store::{Found, Store};
+use crate::session::{Live, reply};
 use crate::verdict::{self, Verdict};
 
 /// How long one question may take.
@@ -80,6 +80,10 @@ pub async fn examine(
             );
         }
     };
+    if answer.status == StatusCode::MISDIRECTED_REQUEST {
+        let found = "421: the server does not know itself under this Host; use the address it was told, or --header \"Host: …\"";
+        return tell(Grade::Bad, "Host", found.into());
+    }
     tell(Grade::Good, "reachability", "the server answers".into());
     let flavour = match verdict::judge(answer.status, &answer.headers, &answer.body) {
         Verdict::Lost(_) => (Grade::Good, "this is healed at once"),
@@ -109,7 +113,6 @@ pub async fn examine(
         };
         tell(Grade::Good, "eras", found.into());
     }
-    manners(&engine, &mut tell).await;
     heals(&engine, &mut tell).await
 }
 
@@ -117,36 +120,41 @@ const PING: &str = r#"{"jsonrpc":"2.0","id":"doctor","method":"ping"}"#;
 const DISCOVER: &str = r#"{"jsonrpc":"2.0","id":"doctor","method":"server/discover","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"mcp-sessiond-doctor","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}}}"#;
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"mcp-sessiond-doctor","version":"1"}}}"#;
 
-/// What a server lets in from strangers, and what it wants clients to say.
-async fn manners(engine: &Arc<Engine>, tell: &mut impl FnMut(Grade, &'static str, String) -> bool) {
-    let made_up = (mcp::SESSION_HEADER, "0000000000000000doctor0000000000");
-    if let Ok(answer) = ask(engine, PING, &[made_up, ("origin", "http://evil.example")]).await {
-        let refused = answer.status == StatusCode::FORBIDDEN;
-        let found = if refused {
-            "a foreign Origin is refused; sessiond checks it too"
-        } else {
-            "the server lets a foreign Origin in (DNS rebinding); through sessiond it is refused"
-        };
-        tell(if refused { Grade::Good } else { Grade::Note }, "Origin", found.into());
+/// What a server lets in from strangers, and what it wants clients to say; asked on a living session, because servers look
+/// at the session first.
+async fn manners(
+    engine: &Arc<Engine>,
+    live: &Live,
+    tell: &mut impl FnMut(Grade, &'static str, String) -> bool,
+) {
+    let on_session = |name: &'static str, value: &'static str| {
+        let mut request = post(PING, None);
+        live.mark(request.headers_mut());
+        request.headers_mut().insert(name, HeaderValue::from_static(value));
+        send(engine, request)
+    };
+    let mut say = |what, lets_in: bool, good: &str, note: &str| {
+        let (grade, found) = if lets_in { (Grade::Note, note) } else { (Grade::Good, good) };
+        tell(grade, what, found.into());
+    };
+    if let Ok(answer) = on_session("origin", "http://evil.example").await {
+        let good = "the server refuses a foreign Origin, and so does sessiond";
+        let note = "the server lets a foreign Origin in (DNS rebinding); through sessiond it is refused";
+        say("Origin", answer.status.is_success(), good, note);
     }
-    if let Ok(answer) = ask(engine, PING, &[made_up, ("accept", "application/json")]).await {
-        let strict = answer.status == StatusCode::NOT_ACCEPTABLE;
-        let found = if strict {
-            "a narrow Accept is refused with 406; sessiond widens it"
+    if let Ok(answer) = on_session("host", "evil.example").await {
+        let good = "the server refuses a foreign Host; sessiond sends the one of its address";
+        let note = "the server lets a foreign Host in (DNS rebinding); through sessiond it is refused";
+        say("Host", answer.status.is_success(), good, note);
+    }
+    if let Ok(answer) = on_session("accept", "application/json").await {
+        let narrow = answer.status == StatusCode::NOT_ACCEPTABLE;
+        let found = if narrow {
+            "the server refuses a narrow Accept; sessiond widens it"
         } else {
             "a narrow Accept is taken"
         };
         tell(Grade::Good, "Accept", found.into());
-    }
-    if let Ok(answer) = ask(engine, PING, &[made_up]).await {
-        let misdirected = answer.status == StatusCode::MISDIRECTED_REQUEST;
-        let grade = if misdirected { Grade::Bad } else { Grade::Good };
-        let found = if misdirected {
-            "refuses the Host that is sent to it; use the address under which it knows itself"
-        } else {
-            "takes the Host that sessiond sends"
-        };
-        tell(grade, "Host", found.into());
     }
 }
 
@@ -165,6 +173,9 @@ async fn heals(engine: &Arc<Engine>, tell: &mut impl FnMut(Grade, &'static str, 
     let Some(session) = engine.find("", &id) else {
         return tell(Grade::Bad, "session", "gone at once".into());
     };
+    if let Some(live) = session.live() {
+        manners(engine, &live, tell).await;
+    }
     session.play_stale();
     let began = tokio::time::Instant::now();
     let after = through(engine, list, Some(&id)).await;
@@ -213,6 +224,10 @@ async fn ask(
     for (name, value) in headers {
         request.headers_mut().insert(*name, HeaderValue::from_static(value));
     }
+    send(engine, request).await
+}
+
+async fn send(engine: &Arc<Engine>, mut request: Request<Bytes>) -> Result<Answer, SendError> {
     engine.add_own_headers(request.headers_mut());
     let sent = engine.back.send_on_new_connection(None, request);
     match tokio::time::timeout(PATIENCE, sent).await {

@@ -129,7 +129,11 @@ impl Ops {
             [
                 ("listen", listeners.join(" ")),
                 ("upstream", format!("{:?}", config.upstream)),
-                ("exec", format!("{:?} {:?}", config.exec, config.process)),
+                ("exec", format!("{:?}", config.exec)),
+                ("process", format!("{:?}", config.process)),
+                ("limits.connections", config.limits.connections.to_string()),
+                ("limits.head", config.limits.head.to_string()),
+                ("limits.head_timeout", config.limits.head_timeout.to_string()),
                 ("state_dir", format!("{:?}", config.state_dir)),
                 ("observe", format!("{:?}", config.observe)),
                 ("grace", config.grace.to_string()),

@@ -22,13 +22,13 @@ pub fn status(status: &Value) -> String {
         status["listeners"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let sessions = &status["sessions"];
     format!(
-        "mcp-sessiond {version}, pid {pid}, up {up}{draining}\nlistening  {listeners}\nserver     {back}\nsessions   {live} live, {healing} healing, {dormant} dormant\nparked     {parked} requests\n",
+        "mcp-sessiond {version}, pid {pid}, up {up}{draining}\nlistening  {listeners}\nserver     {back}\nsessions   {live} live, {healing} healing, {dormant} dormant\nparked     {parked}\n",
         version = status["version"].as_str().unwrap_or_default(),
         pid = status["pid"],
         up = age(&status["uptime_seconds"]),
         draining = if status["draining"] == true { ", draining" } else { "" },
         listeners = listeners.join(" "),
-        back = status["back"]["upstream"].as_str().map_or_else(|| status["back"].to_string(), str::to_owned),
+        back = back(&status["back"]),
         live = sessions["live"],
         healing = sessions["healing"],
         dormant = sessions["dormant"],
@@ -59,7 +59,7 @@ pub fn sessions(sessions: &Value) -> String {
             text("client"),
             text("subject"),
             text("version"),
-            session["heals"],
+            session["heals"].as_u64().unwrap_or_default(),
             age(&session["idle_seconds"]),
         );
     }
@@ -73,4 +73,20 @@ fn age(seconds: &Value) -> String {
         seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
         seconds => format!("{} days", seconds / 86_400),
     }
+}
+
+fn back(back: &Value) -> String {
+    if let Some(upstream) = back["upstream"].as_str() {
+        return upstream.to_owned();
+    }
+    let processes = back["processes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let shown: Vec<String> = processes
+        .iter()
+        .map(|process| {
+            let busy = if process["in_flight"].as_u64() == Some(0) { "idle" } else { "busy" };
+            format!("pid {} ({busy}, up {})", process["pid"], age(&process["age_s"]))
+        })
+        .collect();
+    let colon = if shown.is_empty() { "" } else { ": " };
+    format!("{} of at most {} processes{colon}{}", shown.len(), back["max_processes"], shown.join(", "))
 }

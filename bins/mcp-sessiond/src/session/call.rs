@@ -4,6 +4,7 @@
 //! where that is safe, say so where it is not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -26,6 +27,8 @@ use crate::verdict::{self, Flavour, Verdict};
 
 /// Times that one request is sent again after losses; a server that loses every session must not be asked for ever.
 const MAX_RESENDS: u32 = 3;
+/// How soon a lost server must be back to be asked whether a tool may be called twice.
+const ASK_WITHIN: Duration = Duration::from_secs(15);
 /// Largest error body that is looked at and passed on whole.
 pub const ERROR_BODY: usize = 256 << 10;
 
@@ -178,7 +181,10 @@ async fn may_run_twice(engine: &Arc<Engine>, call: &Call, progress: &mut Progres
         Twice::Harmful => return false,
         Twice::Unknown => {}
     }
-    let Ok(live) = park(engine, call, progress).await else { return false };
+    // A client that is only to be told that nobody knows should not wait long for it.
+    let Ok(Ok(live)) = tokio::time::timeout(ASK_WITHIN, park(engine, call, progress)).await else {
+        return false;
+    };
     heal::learn_tools(engine, &call.session, &live).await;
     judge(call) == Twice::Harmless
 }

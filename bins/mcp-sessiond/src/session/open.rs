@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::BodyExt;
 use mcp_daemon::body::Body;
 use mcp_daemon::client::SendError;
+use mcp_daemon::exit::chain;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -158,7 +159,7 @@ async fn send_until_up(
                 }
                 "its answer broke off".into()
             }
-            Err(SendError::NotSent(error)) => error.to_string(),
+            Err(SendError::NotSent(error)) => chain(&*error),
             Err(SendError::Broken(error)) => {
                 broken += 1;
                 if broken > 3 {
@@ -167,7 +168,7 @@ async fn send_until_up(
                         &format!("the server breaks off when it is asked to initialize: {error}"),
                     ));
                 }
-                error.to_string()
+                chain(&*error)
             }
         };
         if place.is_none() {

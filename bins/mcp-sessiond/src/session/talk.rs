@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use mcp_daemon::body::Body;
 use mcp_daemon::client::SendError;
+use mcp_daemon::exit::chain;
 use serde_json::value::RawValue;
 
 use super::call;
@@ -191,7 +192,7 @@ async fn send(
         request.headers_mut().remove(mcp::VERSION);
     }
     engine.back.send(session.upstream.route.as_ref(), request).await.map_err(|error| match error {
-        SendError::NotSent(error) => TalkError::Unreachable(error.to_string()),
-        SendError::Broken(error) => TalkError::Unable(error.to_string()),
+        SendError::NotSent(error) => TalkError::Unreachable(chain(&*error)),
+        SendError::Broken(error) => TalkError::Unable(chain(&*error)),
     })
 }

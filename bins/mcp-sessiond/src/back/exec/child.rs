@@ -319,6 +319,6 @@ async fn log_lines(pid: u32, stderr: impl AsyncRead + Unpin) {
     let mut lines = Lines::new(stderr, MAX_LOG_LINE);
     while let Ok(Some(line)) = lines.next().await {
         let text = String::from_utf8_lossy(&line.text);
-        log::info!(pid; "{}", text.escape_debug());
+        log::info!(pid, text = &*text; "server says");
     }
 }

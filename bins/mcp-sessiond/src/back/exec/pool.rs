@@ -12,7 +12,6 @@ use mcp_daemon::addr::Route;
 use mcp_daemon::body::Body;
 use mcp_daemon::client::SendError;
 use mcp_daemon::life::Life;
-use mcp_daemon::secret::sha256_hex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
@@ -144,7 +143,7 @@ impl Pool {
             Unstarted::Failed(not_sent(format!("cannot run `{}`: {error}", command[0].display())))
         })?;
         let (child, letters) = Child::new(&tree, route.cloned(), is_shared);
-        log::info!(pid = child.pid, session = name(&child); "server process started");
+        log::info!(pid = child.pid; "server process started");
         self.tables().running.insert(child.id.clone(), Arc::clone(&child));
         let (pool, running) = (Arc::clone(self), Arc::clone(&child));
         self.life.spawn(async move {
@@ -183,7 +182,7 @@ impl Pool {
         idle.sort_by_cached_key(|child| child.desk().last_used());
         // A request that comes from now on finds the desk closed and knows that it was not sent.
         let Some(child) = idle.into_iter().find(|child| child.desk().end_if_idle()) else { return false };
-        log::info!(pid = child.pid, session = name(&child); "ended the longest idle server process to make room");
+        log::info!(pid = child.pid; "ended the longest idle server process to make room");
         self.end_session(&child);
         true
     }
@@ -216,7 +215,7 @@ impl Pool {
                 serde_json::json!({
                     "pid": child.pid,
                     "age_s": child.born.elapsed().as_secs(),
-                    "session": name(child),
+                    "shared": child.is_shared,
                     "route": child.route.as_ref().map(Route::as_str),
                     "in_flight": child.desk().in_flight(),
                 })
@@ -249,11 +248,6 @@ fn places(options: &ExecOptions) -> u32 {
 
 fn kind(child: &Child) -> Kind {
     (child.route.clone(), child.is_shared)
-}
-
-/// How a log line and the status name a process's session: never by its id, which is a key to it.
-fn name(child: &Child) -> String {
-    if child.is_shared { "shared".into() } else { sha256_hex(child.id.as_bytes())[..8].into() }
 }
 
 /// The command with the route in its place.
