@@ -1,7 +1,7 @@
 //! What every daemon of this project does alike: addresses, sockets, serving, connecting, control, life cycle,
 //! configuration, logs and metrics. Flat modules; nothing here knows MCP, a session or a particular server.
 //! A module enters when a second daemon needs it. Start with [`life`], then [`serve`], [`client`] and [`control`].
-//! The only `unsafe` code is in [`fds`], and the only call of `tokio::spawn` in [`life`].
+//! The only `unsafe` code is in [`fds`] and [`heap`], and the only call of `tokio::spawn` in [`life`].
 
 pub mod addr;
 pub mod body;
@@ -12,6 +12,7 @@ pub mod control;
 pub mod exit;
 pub mod fds;
 pub mod files;
+pub mod heap;
 pub mod life;
 pub mod listener;
 pub mod log;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use mcp_daemon::exit::Exit;
 
 fn main() -> ExitCode {
+    mcp_daemon::heap::keep_freed();
     let (own, command) = args::split(std::env::args_os());
     let parsed = match args::parse(&own, command.is_some()) {
         Ok(parsed) => parsed,

@@ -29,7 +29,7 @@ impl Back {
         request: Request<Bytes>,
     ) -> Result<Response<Body>, SendError> {
         match self {
-            Back::Exec(back) => back.send(route, request).await,
+            Back::Exec(back) => Box::pin(back.send(route, request)).await,
             Back::Http(back) => back.send(route, request).await,
         }
     }
@@ -41,7 +41,7 @@ impl Back {
         request: Request<Bytes>,
     ) -> Result<Response<Body>, SendError> {
         match self {
-            Back::Exec(back) => back.send(route, request).await,
+            Back::Exec(back) => Box::pin(back.send(route, request)).await,
             Back::Http(back) => back.send_on_new_connection(route, request).await,
         }
     }

@@ -30,7 +30,8 @@ pub async fn answer(engine: Arc<Engine>, request: Request<Incoming>, peer: Peer)
         },
         _ => Bytes::new(),
     };
-    engine.handle(caller, Request::from_parts(head, body)).await
+    // Boxed, because a connection keeps room for this future for as long as it is open.
+    Box::pin(engine.handle(caller, Request::from_parts(head, body))).await
 }
 
 /// Lets a request in, and says whose it is.

@@ -192,10 +192,6 @@ async fn may_run_twice(engine: &Arc<Engine>, call: &Call, progress: &mut Progres
 /// Sends the request once.
 async fn try_once(engine: &Arc<Engine>, call: &Arc<Call>, live: &Live, progress: Progress) -> Outcome {
     let upstream = &call.session.upstream;
-    if !resend::is_harmless_method(&call.method) {
-        // Connections that broke while nobody looked are noticed first: none of them may turn this call into a doubt.
-        tokio::task::yield_now().await;
-    }
     let flight = upstream.enter(engine);
     let hung = upstream.hung.notified();
     let request = post(&call.headers, live, call.body.clone());

@@ -131,7 +131,8 @@ async fn read(
         Some(last_id) => headers.insert("last-event-id", last_id.clone()),
         None => headers.remove("last-event-id"),
     };
-    let answer = match engine.back.send(session.upstream.route.as_ref(), request).await {
+    // Boxed, because this task lives long: what it needs for the start is not kept.
+    let answer = match Box::pin(engine.back.send(session.upstream.route.as_ref(), request)).await {
         Ok(answer) => answer,
         Err(_) => return End::Lost(Flavour::Refused),
     };
@@ -140,13 +141,16 @@ async fn read(
         if heal::has_no_stream(head.status) || head.status.is_success() {
             return End::Unsupported;
         }
-        let said = collect(body, 1 << 16).await.ok().and_then(|body| body.joined()).unwrap_or_default();
+        let said =
+            Box::pin(collect(body, 1 << 16)).await.ok().and_then(|body| body.joined()).unwrap_or_default();
         return match verdict::judge(head.status, &head.headers, &said) {
             Verdict::Lost(flavour) | Verdict::Doubtful(flavour) => End::Lost(flavour),
             Verdict::NotForwarded => End::Lost(Flavour::Refused),
             Verdict::Answer => End::Unsupported,
         };
     }
+    // Its values are slices of the connection's first read buffer.
+    drop(head);
     let mut splitter = Splitter::default();
     while let Some(Ok(frame)) = body.frame().await {
         let Ok(chunk) = frame.into_data() else { continue };

@@ -292,6 +292,10 @@ impl Inner {
         }
         // Each value anew: one that is a slice of a connection's read buffer would keep all of that.
         let copy = |(name, value): (&http::HeaderName, &HeaderValue)| {
+            if matches!(name.as_str(), "accept" | "content-type" | crate::mcp::VERSION_HEADER) {
+                // Set anew on each request.
+                return None;
+            }
             let mut copied = HeaderValue::from_bytes(value.as_bytes()).ok()?;
             copied.set_sensitive(value.is_sensitive());
             Some((name.clone(), copied))
