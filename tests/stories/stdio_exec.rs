@@ -273,7 +273,7 @@ async fn the_whole_tree_of_a_session_is_gone_after_delete_and_after_the_end_of_t
 async fn a_crash_leaves_no_grandchild_behind() {
     let directory = tempfile::tempdir().unwrap();
     let pid_file = directory.path().join("pid");
-    let sessiond =
+    let mut sessiond =
         in_front_of_command("", &["--spawn-child", "--pid-file", pid_file.to_str().unwrap()]).await;
     let client = Client::connect(&sessiond.url()).await.unwrap();
     let left_behind = grandchild(&pid_file).await;
@@ -281,6 +281,8 @@ async fn a_crash_leaves_no_grandchild_behind() {
     until_processes(&sessiond, 0).await;
     assert!(!is_alive(left_behind));
     client.call("echo", json!({})).await.unwrap();
+    // The healed session has a tree of its own, which ends with the daemon.
+    assert!(sessiond.stop().await.success());
 }
 
 #[tokio::test]
