@@ -19,9 +19,6 @@ use crate::exit::chain;
 use crate::life;
 use crate::pool::{Leased, Pool, Sender};
 
-/// How long a connection may be idle before it is looked at once more.
-const UNWATCHED: Duration = Duration::from_millis(5);
-
 /// Bounds of a client.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientOptions {
@@ -73,12 +70,10 @@ impl Client {
     /// from the endpoint, and its `Host` if it has none; its other headers stay as they are.
     pub async fn send(&self, to: &Endpoint, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
         let mut request = prepare(to, request);
-        while let Some((sender, idle_for)) = self.pool.take(to) {
-            if idle_for > UNWATCHED {
-                // The peer may have closed it while nobody looked. One turn lets the runtime take notice, so that the
-                // request is not written to a dead connection, which would leave its fate unknown.
-                tokio::task::yield_now().await;
-            }
+        while let Some(sender) = self.pool.take(to) {
+            // The peer may have closed it while nobody looked, however short that was. One turn lets the runtime take
+            // notice, so that the request is not written to a dead connection, which would leave its fate unknown.
+            tokio::task::yield_now().await;
             match send(sender, request, to, Some(&self.pool)).await? {
                 Ok(answer) => return Ok(answer),
                 // That connection died while it was idle.

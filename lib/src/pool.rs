@@ -44,17 +44,16 @@ impl Pool {
         Arc::new(Self { idle_timeout, max_idle, state: Mutex::default() })
     }
 
-    /// The connection used last, if it is still open and was used not too long ago; and how long it was idle.
-    pub(crate) fn take(&self, to: &Endpoint) -> Option<(Sender, Duration)> {
+    /// The connection used last, if it is still open and was used not too long ago.
+    pub(crate) fn take(&self, to: &Endpoint) -> Option<Sender> {
         let mut state = self.state.lock().expect("no panic while locked");
         let idle = state.idle.get_mut(to)?;
         while let Some((since, sender)) = idle.pop() {
-            let idle_for = since.elapsed();
-            if idle_for >= self.idle_timeout {
+            if since.elapsed() >= self.idle_timeout {
                 // The others are older still.
                 idle.clear();
             } else if !sender.is_closed() {
-                return Some((sender, idle_for));
+                return Some(sender);
             }
         }
         None
