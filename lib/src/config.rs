@@ -1,7 +1,8 @@
 //! Reading a TOML file into a type that can only hold what works; every mistake is one line that names the file, the
 //! line, the key and what is expected. Unknown keys are errors where the type says `deny_unknown_fields`.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -38,14 +39,20 @@ pub enum ConfigError {
 
 /// Reads a configuration file.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    parse(path, &read(path)?)
+}
+
+/// Reads the text of a configuration file, and no more of it than [`MAX_CONFIG`], whatever size it claims to have.
+pub fn read(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |cause| ConfigError::Unreadable { path: path.to_owned(), cause };
-    let size = fs::metadata(path).map_err(unreadable)?.len();
-    if size > MAX_CONFIG {
-        let text = format!("{size} bytes, expected a configuration file of at most {MAX_CONFIG}");
+    let mut text = String::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(MAX_CONFIG + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > MAX_CONFIG {
+        let text = format!("more than {MAX_CONFIG} bytes, surely not a configuration file");
         return Err(unreadable(std::io::Error::other(text)));
     }
-    let text = fs::read_to_string(path).map_err(unreadable)?;
-    parse(path, &text)
+    Ok(text)
 }
 
 /// Reads a configuration from a text; `path` is for the error messages.
@@ -148,5 +155,7 @@ mod tests {
     fn a_file_that_cannot_be_read_is_named() {
         let error = load::<Config>(Path::new("/nonexistent/x.toml")).unwrap_err().to_string();
         assert_eq!(error, "/nonexistent/x.toml: No such file or directory (os error 2)");
+        let error = load::<Config>(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert_eq!(error, "/dev/zero: more than 4194304 bytes, surely not a configuration file");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +17,9 @@ use tokio::net::UnixStream;
 
 use crate::addr::Listen;
 use crate::body::Body;
-use crate::exit::chain;
-use crate::life::Life;
+use crate::exit::{Exit, Failure, chain};
+use crate::files;
+use crate::life::{self, Life};
 use crate::metrics::CONTENT_TYPE;
 use crate::serve::{BindError, BindOptions, Listener, ServeLimits, serve};
 
@@ -53,6 +54,53 @@ pub trait Controlled: Send + Sync + 'static {
 pub fn spawn(path: &Path, what: Arc<dyn Controlled>, life: Life) -> Result<(), BindError> {
     let listen = Listen::Unix(path.to_owned());
     serve_on(&listen, what, life, true)
+}
+
+/// The control socket of this user's `daemon`.
+pub fn path(daemon: &str) -> io::Result<PathBuf> {
+    Ok(files::runtime_dir(daemon)?.join("control.sock"))
+}
+
+/// The same as [`spawn`] at [`path`], or, where another daemon of this user has that, at `control-<name>.sock` beside
+/// it; where it is now. Characters that a file name should not have become `_`.
+pub fn spawn_named(
+    daemon: &str,
+    name: &str,
+    what: Arc<dyn Controlled>,
+    life: Life,
+) -> Result<PathBuf, SpawnError> {
+    let usual = path(daemon)?;
+    match spawn(&usual, what.clone(), life.clone()) {
+        Err(BindError::InUse(_)) => {
+            let named = usual.with_file_name(format!("control-{}.sock", files::name_of(name)));
+            spawn(&named, what, life)?;
+            Ok(named)
+        }
+        bound => Ok(bound.map(|()| usual)?),
+    }
+}
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// It cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// There is no directory for it.
+    #[error(transparent)]
+    Directory(#[from] io::Error),
+}
+
+/// Reloads at every SIGHUP until the drain begins.
+pub async fn reload_on_signal(what: Arc<dyn Controlled>, life: Life) {
+    loop {
+        tokio::select! {
+            () = life.reload_requested() => {
+                let _told_in_the_log = what.reload().await;
+            }
+            () = life.draining() => return,
+        }
+    }
 }
 
 /// Serves `GET /ready` and `GET /metrics` alone, for Kubernetes and Prometheus, as long as [`spawn`] does.
@@ -159,7 +207,20 @@ pub enum AskError {
     },
 }
 
-/// Asks a running daemon; `mcp-sessiond status` is made of it.
+/// Asks a running daemon for JSON, in a runtime of its own; an error answer is a failure that says why.
+pub fn ask_json(socket: &Path, method: &str, path: &str) -> Result<Value, Failure> {
+    let answer =
+        life::runtime().map_err(|error| Failure::new(Exit::Bug, &error))?.block_on(ask(socket, method, path));
+    let (status, body) = answer.map_err(|error| Failure::unavailable(&error))?;
+    let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if status.is_success() {
+        return Ok(value);
+    }
+    let why = value["error"].as_str().map_or_else(|| status.to_string(), str::to_owned);
+    Err(Failure { line: why, exit: Exit::Unavailable })
+}
+
+/// Asks a running daemon; [`ask_json`] is made of it.
 pub async fn ask(socket: &Path, method: &str, path: &str) -> Result<(StatusCode, Bytes), AskError> {
     let name = socket.display().to_string();
     let stream = UnixStream::connect(socket).await.map_err(|error| AskError::NotRunning {

@@ -25,6 +25,43 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Why a command did not do what it should: one line for a person, and what to tell a supervisor.
+#[derive(Debug)]
+pub struct Failure {
+    /// The line.
+    pub line: String,
+    /// The exit code.
+    pub exit: Exit,
+}
+
+impl Failure {
+    /// An error with its causes.
+    pub fn new(exit: Exit, error: &dyn Error) -> Self {
+        Self { line: chain(error), exit }
+    }
+
+    /// The command line is wrong.
+    pub fn usage(line: impl Into<String>) -> Self {
+        Self { line: line.into(), exit: Exit::Usage }
+    }
+
+    /// The configuration is wrong.
+    pub fn config(line: impl Into<String>) -> Self {
+        Self { line: line.into(), exit: Exit::Config }
+    }
+
+    /// Something we depend on is not there.
+    pub fn unavailable(error: &dyn Error) -> Self {
+        Self::new(Exit::Unavailable, error)
+    }
+
+    /// Says the line on stderr in the name of `daemon`.
+    pub fn report(self, daemon: &str) -> ExitCode {
+        eprintln!("{daemon}: {}", self.line);
+        self.exit.into()
+    }
+}
+
 /// An error and its causes as one line, `a: b: c`; a cause whose text was just said is not said again.
 pub fn chain(error: &dyn Error) -> String {
     let mut line = one_line(&error.to_string());

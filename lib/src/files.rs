@@ -93,10 +93,18 @@ impl Lock {
             }
             Err((_, errno)) => return Err(system(errno.into())),
         };
-        file.set_len(0).and_then(|()| file.rewind()).map_err(system)?;
-        writeln!(file, "{}", std::process::id()).map_err(system)?;
+        // Who holds it is good to know; on a full disk it is held all the same.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Lock { _file: file })
     }
+}
+
+/// Any text as the name of a file: what is no letter, digit, `.` or `-` becomes `_`.
+pub fn name_of(text: &str) -> String {
+    text.replace(|char: char| !char.is_ascii_alphanumeric() && !".-".contains(char), "_")
 }
 
 /// The state directory: the flag, else `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/<daemon>`, else

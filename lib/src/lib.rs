@@ -1,9 +1,11 @@
 //! What every daemon of this project does alike: addresses, sockets, serving, connecting, control, life cycle,
 //! configuration, logs and metrics. Flat modules; nothing here knows MCP, a session or a particular server.
 //! A module enters when a second daemon needs it. Start with [`life`], then [`serve`], [`client`] and [`control`].
-//! The only `unsafe` code is in [`fds`] and [`heap`], and the only call of `tokio::spawn` in [`life`].
+//! The only `unsafe` code is in [`fds`], [`heap`] and [`tree`]'s `child`, and the only call of `tokio::spawn` in [`life`].
 
+pub mod accept;
 pub mod addr;
+pub mod args;
 pub mod body;
 pub mod client;
 pub mod config;
@@ -19,10 +21,12 @@ pub mod log;
 pub mod metrics;
 pub(crate) mod notify;
 pub mod pool;
+pub mod program;
 pub(crate) mod progress;
 pub mod quantity;
 pub mod route;
 pub mod secret;
 pub mod serve;
 pub(crate) mod signals;
+pub mod tree;
 pub mod upstream;

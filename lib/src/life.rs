@@ -24,6 +24,12 @@ const AFTER_TASKS: Duration = Duration::from_secs(1);
 /// How long [`Life::finish`] waits for aborted tasks to be gone; they only have to be dropped.
 const AFTER_ABORT: Duration = Duration::from_secs(1);
 
+/// The runtime of a daemon: one thread. One daemon's traffic is small, and what is not shared needs no locks and little
+/// memory.
+pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
 /// The life cycle of a daemon, shared by all its parts; a clone is one reference count.
 #[derive(Clone)]
 pub struct Life(Arc<Shared>);
@@ -86,6 +92,11 @@ impl Life {
             last_task_ended: Notify::new(),
             last: OnceLock::new(),
         }))
+    }
+
+    /// Tells the service manager what we do, and that it takes up to `longer` from now on until it hears again.
+    pub fn still_starting(&self, status: &str, longer: Duration) {
+        notify::still_starting(status, longer);
     }
 
     /// Tells the service manager and the descriptor of `--ready-fd` that we are ready, and from now on the watchdog

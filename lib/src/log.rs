@@ -11,9 +11,18 @@ use log::{Level, Record};
 /// Starts logging for the process; `RUST_LOG` chooses what is shown, by default `info`. Under the journal lines carry
 /// a priority instead of time and level. `daemon` is named in the line that reports a second start.
 pub fn init(daemon: &'static str) {
+    start(daemon, "info", Target::Stderr);
+}
+
+/// The same with another default, such as `warn`, and through `sink`, which leads to stderr in a way of its own.
+pub fn init_through(daemon: &'static str, default: &str, sink: Box<dyn Write + Send>) {
+    start(daemon, default, Target::Pipe(sink));
+}
+
+fn start(daemon: &'static str, default: &str, target: Target) {
     let journal = goes_to_journal();
-    let started = Builder::from_env(Env::default().default_filter_or("info"))
-        .target(Target::Stderr)
+    let started = Builder::from_env(Env::default().default_filter_or(default))
+        .target(target)
         .format(move |out, record| if journal { journal_line(out, record) } else { plain_line(out, record) })
         .try_init();
     if started.is_err() {

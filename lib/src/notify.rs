@@ -17,6 +17,12 @@ pub(crate) fn ready(status: &str, ready_fd: Option<i32>) {
     }
 }
 
+/// Says that starting goes on, and may take this much longer.
+pub(crate) fn still_starting(status: &str, longer: Duration) {
+    let micros = u32::try_from(longer.as_micros()).unwrap_or(u32::MAX);
+    tell(&[NotifyState::Status(status), NotifyState::ExtendTimeoutUsec(micros)]);
+}
+
 /// Says that we stop on purpose.
 pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);

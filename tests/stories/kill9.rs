@@ -5,9 +5,13 @@
     reason = "a test fails by panicking, and its tasks end with its runtime"
 )]
 
+use std::path::Path;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use support::{Client, Flavour, Process, Server, Sessiond, misbehaving_server};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_mcp-sessiond");
 
@@ -221,4 +225,52 @@ async fn a_stream_cut_by_the_kill_is_opened_again_and_carries_on() {
     let message = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "again"}});
     assert_eq!(server.notify(&message), 1);
     assert_eq!(events.next_message().await, Some(message));
+}
+
+/// Runs the server `$1` on stdio beside a child with a session of its own, which ignores the end of its parent and
+/// leaves its process id in the file `$2`.
+const WITH_CHILD: &str = r#"
+setsid sh -c 'trap "" TERM; echo $$ > "$1.new"; mv "$1.new" "$1"; exec sleep 1000' sh "$2" &
+exec "$1" --stdio
+"#;
+
+fn is_alive(pid: i32) -> bool {
+    // A zombie is dead; only its parent has not looked yet.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+/// A sessiond that launches its servers, a session with it, and the child of that session's server.
+async fn with_child(pid_file: &Path) -> (Sessiond, Client, i32) {
+    let server = misbehaving_server();
+    let command = ["--", "sh", "-c", WITH_CHILD, "sh", server.to_str().unwrap(), pid_file.to_str().unwrap()];
+    let sessiond =
+        Sessiond::start_set(BINARY, |_| "[process]\nstop_grace = '300ms'\n".into(), &command).await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    let child = async {
+        while !pid_file.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap()
+    };
+    let child = timeout(Duration::from_secs(60), child).await.expect("the child leaves its process id");
+    (sessiond, client, child)
+}
+
+#[tokio::test]
+async fn what_its_launched_servers_left_behind_is_gone_once_it_serves_again_and_nobody_elses_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut sessiond, client, child) = with_child(&directory.path().join("one")).await;
+    let (mut neighbour, _theirs, neighbours_child) = with_child(&directory.path().join("two")).await;
+    sessiond.kill9().await;
+    assert!(is_alive(child), "it ignores the end of its parent");
+    sessiond.start_again().await;
+    assert!(!is_alive(child));
+    assert!(sessiond.until_logged("left behind").await.contains(&child.to_string()));
+    assert!(is_alive(neighbours_child));
+    assert_eq!(client.call_text("echo", json!({"text": "healed"})).await.unwrap(), "healed");
+    for one in [&mut sessiond, &mut neighbour] {
+        assert!(one.stop().await.success());
+    }
+    assert!(!is_alive(neighbours_child));
 }

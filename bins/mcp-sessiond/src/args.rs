@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use argh::FromArgs;
 use mcp_daemon::addr::{Listen, Upstream};
+use mcp_daemon::args::{self, Early};
 use mcp_daemon::config::Span;
 
 /// What to type, for somebody who typed nothing.
@@ -165,54 +166,16 @@ pub struct Stdio {
     pub grace: Option<Span>,
 }
 
-/// Why nothing is run.
-#[derive(Debug)]
-pub enum Early {
-    /// Somebody asked for words.
-    Help(String),
-    /// One line about what is wrong.
-    Usage(String),
-}
-
-/// Cuts the command line at `--`: what follows is the server's command line.
-pub fn split(args: impl Iterator<Item = OsString>) -> (Vec<OsString>, Option<Vec<OsString>>) {
-    let mut own: Vec<OsString> = args.collect();
-    let Some(at) = own.iter().position(|arg| arg == "--") else { return (own, None) };
-    let command = own.split_off(at);
-    (own, Some(command[1..].to_vec()))
-}
-
 /// Reads our own part of the command line.
 pub fn parse(own: &[OsString], has_command: bool) -> Result<Args, Early> {
-    let mut words = Vec::new();
-    for arg in own.iter().skip(1) {
-        let word =
-            arg.to_str().ok_or_else(|| Early::Usage(format!("`{}` is not UTF-8", arg.to_string_lossy())))?;
-        words.push(word);
-    }
-    if words.is_empty() && !has_command {
+    if own.len() < 2 && !has_command {
         return Err(Early::Help(EXAMPLES.into()));
     }
-    let args = Args::from_args(&["mcp-sessiond"], &words).map_err(|early| match early.status {
-        Ok(()) => Early::Help(format!("{}\n", early.output.trim_end())),
-        // argh says it in several lines; the first says what is wrong, `--help` tells the rest.
-        Err(()) => Early::Usage(format!(
-            "{}; see mcp-sessiond --help",
-            one_line(&early.output).trim_end_matches('.')
-        )),
-    })?;
+    let args: Args = args::parse("mcp-sessiond", own)?;
     if args.version {
         return Err(Early::Help(format!("mcp-sessiond {}\n", env!("CARGO_PKG_VERSION"))));
     }
     Ok(args)
-}
-
-fn one_line(text: &str) -> String {
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with("Run "))
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 #[cfg(test)]
@@ -221,14 +184,6 @@ mod tests {
 
     fn words(line: &str) -> Vec<OsString> {
         line.split_whitespace().map(Into::into).collect()
-    }
-
-    #[test]
-    fn what_follows_the_dashes_is_the_servers() {
-        let (own, command) =
-            split(words("mcp-sessiond --listen 127.0.0.1:0 -- serena --help -- x").into_iter());
-        assert!(parse(&own, true).is_ok());
-        assert_eq!(command.unwrap(), words("serena --help -- x"));
     }
 
     #[test]

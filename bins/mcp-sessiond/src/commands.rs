@@ -4,14 +4,15 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mcp_daemon::addr::Listen;
-use mcp_daemon::control::{self, AskError};
-use mcp_daemon::exit::{Exit, chain};
+use mcp_daemon::control;
+use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::files;
-use mcp_daemon::life::Life;
-use mcp_daemon::serve::{BindError, BindOptions, Listener, ServeLimits, serve};
-use serde_json::Value;
+use mcp_daemon::life::{self, Life};
+use mcp_daemon::serve::{BindOptions, Listener, ServeLimits, serve};
+use mcp_daemon::tree;
 use sessiond::back::exec::{ExecBack, ExecOptions};
 use sessiond::back::{Back, http::HttpBack};
 use sessiond::config::Config;
@@ -27,28 +28,9 @@ use crate::args::{Args, Command, Doctor, Serena, Stdio};
 use crate::render;
 
 const DAEMON: &str = "mcp-sessiond";
-
-/// One line, and what to tell a supervisor.
-pub struct Failure {
-    /// The line.
-    pub line: String,
-    /// The exit code.
-    pub exit: Exit,
-}
-
-impl Failure {
-    fn new(exit: Exit, error: &dyn std::error::Error) -> Self {
-        Self { line: chain(error), exit }
-    }
-
-    fn usage(line: &str) -> Self {
-        Self { line: line.into(), exit: Exit::Usage }
-    }
-
-    fn config(line: String) -> Self {
-        Self { line, exit: Exit::Config }
-    }
-}
+/// Longest wait for what was left behind, between SIGTERM and SIGKILL: it was told to end when its parent died, and
+/// clients wait for us to serve.
+const LEFTOVERS_GRACE: Duration = Duration::from_secs(1);
 
 type Done = Result<(), Failure>;
 
@@ -78,16 +60,20 @@ pub fn run(args: Args, command: Option<Vec<OsString>>) -> Done {
             let control = control_socket(sessions.control)?;
             match sessions.delete {
                 Some(name) => {
-                    let deleted = ask(&control, "DELETE", &format!("/sessions/{name}"))?;
+                    let deleted = control::ask_json(&control, "DELETE", &format!("/sessions/{name}"))?;
                     render::show(&deleted, sessions.json, render::deleted);
                 }
-                None => render::show(&ask(&control, "GET", "/sessions")?, sessions.json, render::sessions),
+                None => render::show(
+                    &control::ask_json(&control, "GET", "/sessions")?,
+                    sessions.json,
+                    render::sessions,
+                ),
             }
             Ok(())
         }
         Some(Command::Status(status)) => {
             render::show(
-                &ask(&control_socket(status.control)?, "GET", "/status")?,
+                &control::ask_json(&control_socket(status.control)?, "GET", "/status")?,
                 status.json,
                 render::status,
             );
@@ -102,7 +88,7 @@ fn texts(command: Vec<OsString>) -> Result<Vec<String>, Failure> {
         return Err(Failure::usage("a command must follow `--`, like: -- serena start-mcp-server"));
     }
     let text = |arg: OsString| {
-        arg.into_string().map_err(|arg| Failure::usage(&format!("`{}` is not UTF-8", arg.to_string_lossy())))
+        arg.into_string().map_err(|arg| Failure::usage(format!("`{}` is not UTF-8", arg.to_string_lossy())))
     };
     command.into_iter().map(text).collect()
 }
@@ -112,11 +98,7 @@ fn load(path: Option<&Path>) -> Result<Config, Failure> {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    // One thread: a session's traffic is small, and what is not shared needs no locks and little memory.
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::Bug, &error))
+    life::runtime().map_err(|error| Failure::new(Exit::Bug, &error))
 }
 
 /// What the plain command and `serena` have in common.
@@ -167,7 +149,7 @@ fn serve_serena(args: Serena, more: Vec<String>) -> Done {
     };
     let project = project.map_err(|error| Failure::new(Exit::Usage, &error))?;
     if !project.is_dir() {
-        return Err(Failure::usage(&format!("--project: {} is not a directory", project.display())));
+        return Err(Failure::usage(format!("--project: {} is not a directory", project.display())));
     }
     let command = serena::command(std::env::var_os("PATH").as_deref(), &project, &more)
         .map_err(|error| Failure::new(Exit::Unavailable, &error))?;
@@ -192,17 +174,21 @@ fn serve_http(serving: Serving) -> Done {
     mcp_daemon::log::init(DAEMON);
     config.check().map_err(|error| Failure::new(Exit::Config, &error))?;
     let own_headers = sessiond::own_headers(&config).map_err(Failure::config)?;
-    let (store, found) = open_store(&config)?;
+    let (store, found, owner) = open_store(&config)?;
     runtime()?.block_on(async move {
         let life = Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
+        // Whoever holds the store's lock is its only owner: what still runs in its name was left by one that was killed.
+        let left = tree::sweep(&owner, config.process.stop_grace.duration().min(LEFTOVERS_GRACE)).await;
+        if !left.is_empty() {
+            log::warn!(pids:? = left; "ended the server processes that an earlier mcp-sessiond left behind");
+        }
         let mut listeners = Vec::new();
         for listener in config.listeners() {
             let allow_uids = uids(&listener.users)?;
             let options = BindOptions { trusted: listener.trusted, allow_uids, ..BindOptions::default() };
             listeners.extend(Listener::bind(&listener.address, options).map_err(|error| Failure::new(Exit::Unavailable, &error))?);
         }
-        let control = control_path()?;
-        let back = back(&config, &life)?;
+        let back = back(&config, &life, Some(owner))?;
         let limits = ServeLimits {
             connections: config.limits.connections.get(),
             header_timeout: config.limits.head_timeout.duration(),
@@ -212,15 +198,8 @@ fn serve_http(serving: Serving) -> Done {
         let engine = Engine::new(config, own_headers, back, store, found, life.clone());
         let names: Vec<String> = listeners.iter().map(|listener| listener.local().to_string()).collect();
         let ops = Arc::new(Ops { engine: engine.clone(), listeners: names.clone(), config_file, flags, started: Instant::now() });
-        let control = match control::spawn(&control, ops.clone(), life.clone()) {
-            // Another daemon of this user has it: serve on, and be found by name.
-            Err(BindError::InUse(_)) => {
-                let named = control.with_file_name(format!("control-{}.sock", file_name(names.first())));
-                control::spawn(&named, ops.clone(), life.clone()).map(|()| named)
-            }
-            bound => bound.map(|()| control),
-        };
-        let control = control.map_err(|error| Failure::new(Exit::Unavailable, &error))?;
+        let first = names.first().map(String::as_str).unwrap_or_default();
+        let control = control::spawn_named(DAEMON, first, ops.clone(), life.clone()).map_err(|error| Failure::unavailable(&error))?;
         if let Some(observe) = observe {
             control::spawn_observe(&observe, ops.clone(), life.clone()).map_err(|error| Failure::new(Exit::Unavailable, &error))?;
         }
@@ -229,7 +208,7 @@ fn serve_http(serving: Serving) -> Done {
             life.spawn(serve(listener, limits, life.clone(), move |request, peer| front::http::answer(engine.clone(), request, peer)));
         }
         life.spawn(engine.clone().sweep());
-        life.spawn(reload_on_signal(ops, life.clone()));
+        life.spawn(control::reload_on_signal(ops, life.clone()));
         log::info!(listen = names.join(" "), server = engine.back.to_string(), control:% = control.display(); "serving");
         if let Some(welcome) = welcome {
             let url = names.first().map(|name| format!("http://{name}{}", engine.config().path)).unwrap_or_default();
@@ -248,18 +227,8 @@ fn serve_http(serving: Serving) -> Done {
     })
 }
 
-async fn reload_on_signal(ops: Arc<Ops>, life: Life) {
-    loop {
-        tokio::select! {
-            () = life.reload_requested() => {
-                let _told_in_the_log = control::Controlled::reload(&*ops).await;
-            }
-            () = life.draining() => return,
-        }
-    }
-}
-
-fn back(config: &Config, life: &Life) -> Result<Back, Failure> {
+/// `owner`: who ends at its next start what a sudden death of ours leaves behind.
+fn back(config: &Config, life: &Life, owner: Option<String>) -> Result<Back, Failure> {
     match &config.upstream {
         Some(upstream) => {
             let back = HttpBack::new(upstream.clone())
@@ -274,29 +243,27 @@ fn back(config: &Config, life: &Life) -> Result<Back, Failure> {
             options.failure_threshold = process.failures.get();
             options.start_timeout = process.start_timeout.duration();
             options.stop_grace = process.stop_grace.duration();
+            options.owner = owner;
             Ok(Back::Exec(ExecBack::new(options, life.clone())))
         }
     }
 }
 
 /// The directory that was asked for; otherwise one for each first listener, so that two daemons of one user do not meet.
-fn open_store(config: &Config) -> Result<(Store, Found), Failure> {
+/// Its path, the same at every start, comes along as the owner of what we run.
+fn open_store(config: &Config) -> Result<(Store, Found, String), Failure> {
     let mut directory = files::state_dir(config.state_dir.as_deref(), DAEMON)
         .map_err(|error| Failure::new(Exit::Config, &error))?;
     if config.state_dir.is_none() {
         let first = config.listeners().first().map(|listener| listener.address.to_string());
-        directory.push(file_name(first.as_ref()));
+        directory.push(files::name_of(first.as_deref().unwrap_or_default()));
     }
-    Store::open(&directory).map_err(|error| {
+    let (store, found) = Store::open(&directory).map_err(|error| {
         let exit = if matches!(error, StoreError::Locked(_)) { Exit::Unavailable } else { Exit::Config };
         Failure::new(exit, &error)
-    })
-}
-
-/// A listener's address as a file name.
-fn file_name(listener: Option<&String>) -> String {
-    let name = listener.map(String::as_str).unwrap_or_default();
-    name.replace(|char: char| !char.is_ascii_alphanumeric() && !".-".contains(char), "_")
+    })?;
+    let owner = directory.canonicalize().unwrap_or(directory);
+    Ok((store, found, owner.to_string_lossy().into_owned()))
 }
 
 fn uids(users: &[String]) -> Result<Vec<u32>, Failure> {
@@ -307,13 +274,8 @@ fn uids(users: &[String]) -> Result<Vec<u32>, Failure> {
     users.iter().map(uid).collect()
 }
 
-fn control_path() -> Result<PathBuf, Failure> {
-    let directory = files::runtime_dir(DAEMON).map_err(|error| Failure::new(Exit::Config, &error))?;
-    Ok(directory.join("control.sock"))
-}
-
 fn control_socket(flag: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    flag.map_or_else(control_path, Ok)
+    flag.map_or_else(|| control::path(DAEMON), Ok).map_err(|error| Failure::new(Exit::Config, &error))
 }
 
 fn serve_stdio(args: Stdio, command: Option<Vec<String>>) -> Done {
@@ -332,7 +294,7 @@ fn serve_stdio(args: Stdio, command: Option<Vec<String>>) -> Done {
     let done = runtime.block_on(async move {
         let life =
             Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
-        let back = back(&config, &life)?;
+        let back = back(&config, &life, None)?;
         let engine =
             Engine::new(config, own_headers, back, Store::in_memory(), Found::default(), life.clone());
         let caller = Caller { subject: Arc::default(), route: None };
@@ -367,7 +329,7 @@ fn examine(args: Doctor, command: Option<Vec<String>>) -> Done {
     let own_headers: OwnHeaders = sessiond::own_headers(&config).map_err(Failure::config)?;
     let healed = runtime()?.block_on(async move {
         let life = Life::new(config.grace.duration());
-        let back = back(&config, &life)?;
+        let back = back(&config, &life, None)?;
         let healed = doctor::examine(config, own_headers, back, life.clone(), |finding| {
             println!("{finding}");
         })
@@ -384,15 +346,4 @@ fn examine(args: Doctor, command: Option<Vec<String>>) -> Done {
             exit: Exit::Unavailable,
         })
     }
-}
-
-fn ask(control: &Path, method: &str, path: &str) -> Result<Value, Failure> {
-    let answer = runtime()?.block_on(control::ask(control, method, path));
-    let (status, body) = answer.map_err(|error: AskError| Failure::new(Exit::Unavailable, &error))?;
-    let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-    if status.is_success() {
-        return Ok(value);
-    }
-    let why = value["error"].as_str().map_or_else(|| status.to_string(), str::to_owned);
-    Err(Failure { line: why, exit: Exit::Unavailable })
 }

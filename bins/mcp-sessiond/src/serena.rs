@@ -1,7 +1,9 @@
 //! `mcp-sessiond serena`: the command that starts Serena for a project, and what to paste into a client.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use mcp_daemon::program;
 
 /// The release of Serena that `uvx` is asked for; the one this daemon is tested with.
 pub const TESTED: &str = "serena-agent==2.1.0";
@@ -15,14 +17,9 @@ pub struct NotFound;
 
 /// How to start Serena as a stdio server: `serena` on PATH, else through `uvx`.
 pub fn command(path: Option<&OsStr>, project: &Path, more: &[String]) -> Result<Vec<String>, NotFound> {
-    let is_there = |name: &str| {
-        path.is_some_and(|path| {
-            std::env::split_paths(path).any(|directory| is_executable(&directory.join(name)))
-        })
-    };
-    let start: &[&str] = if is_there("serena") {
+    let start: &[&str] = if program::find("serena", path).is_some() {
         &["serena"]
-    } else if is_there("uvx") {
+    } else if program::find("uvx", path).is_some() {
         &["uvx", "--from", TESTED, "serena"]
     } else {
         return Err(NotFound);
@@ -33,11 +30,6 @@ pub fn command(path: Option<&OsStr>, project: &Path, more: &[String]) -> Result<
     command.push(project.display().to_string());
     command.extend(more.iter().cloned());
     Ok(command)
-}
-
-fn is_executable(path: &PathBuf) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
 /// What a person needs to connect a client to `url`.

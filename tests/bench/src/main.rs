@@ -1,8 +1,10 @@
-//! What `mcp-sessiond` costs beside a bare hyper hop and nginx, measured in one run in front of one echo server.
+//! What `mcp-sessiond`, or serena-supervise's copy path, costs beside a bare hyper hop and nginx, measured in one run in
+//! front of one echo server.
 //! One program with several roles, so that `tests/bench/run` builds one thing: `compare` starts the others.
-//! `echo` and `hop` are the servers, `wire` and `load` the client, `compare` the measurements and the bars.
+//! `echo`, `hop` and `copy` are the servers, `wire` and `load` the client, `compare` the measurements and the bars.
 
 mod compare;
+mod copy;
 mod echo;
 mod hop;
 mod load;
@@ -28,6 +30,7 @@ struct Arguments {
 #[argh(subcommand)]
 enum Role {
     Compare(compare::Options),
+    Copy(copy::Options),
     Echo(echo::Options),
     Hop(hop::Options),
 }
@@ -47,6 +50,7 @@ fn run(arguments: Arguments) -> io::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match arguments.role {
         Role::Compare(options) => runtime.block_on(compare::run(&options)),
+        Role::Copy(options) => runtime.block_on(copy::run(&options)).map(|()| ExitCode::SUCCESS),
         Role::Echo(options) => runtime.block_on(echo::run(&options)).map(|()| ExitCode::SUCCESS),
         Role::Hop(options) => runtime.block_on(hop::run(&options)).map(|()| ExitCode::SUCCESS),
     }

@@ -13,7 +13,7 @@ use crate::{
     flavour::Flavour,
     server::Server,
     switches::Switches,
-    world::World,
+    world::{Ear, World},
 };
 
 /// What to decide before a [`Server`] starts.
@@ -23,12 +23,13 @@ pub struct Builder {
     switches: Switches,
     address: Address,
     log: Option<File>,
+    ear: Option<Ear>,
 }
 
 impl Builder {
     pub(crate) fn new(flavour: Flavour) -> Self {
         let address = Address::Tcp((Ipv4Addr::LOCALHOST, 0).into());
-        Self { flavour, switches: Switches::of(flavour), address, log: None }
+        Self { flavour, switches: Switches::of(flavour), address, log: None, ear: None }
     }
 
     /// Alters the switches.
@@ -55,10 +56,17 @@ impl Builder {
         Ok(self)
     }
 
+    /// Who hears of every request.
+    pub(crate) fn ear(mut self, ear: Ear) -> Self {
+        self.ear = Some(ear);
+        self
+    }
+
     /// Starts it; returns when it listens (with a slow start: at once, and connections are refused until then).
     pub async fn start(self) -> io::Result<Server> {
         let world = Arc::new(World::new(self.flavour, self.switches));
         world.state().log = self.log;
+        world.state().ear = self.ear;
         let (address, reserved) = match self.address {
             Address::Tcp(address) => {
                 let socket = bind(address)?;

@@ -1,7 +1,7 @@
 //! Test support: an MCP server that misbehaves on command ([`Server`]), a strict little client ([`Client`]),
-//! and the real `mcp-sessiond` as a child process ([`Sessiond`]).
+//! and the real daemons as child processes ([`Sessiond`], [`Supervise`]).
 //!
-//! Nothing here is shipped. Tests wait for facts ([`Server::until`], [`Sessiond::until_logged`]), never for seconds.
+//! Nothing here is shipped. Tests wait for facts ([`Server::until`], [`Sessiond::until_logged`], [`Journal::until`]), never for seconds.
 #![allow(
     clippy::disallowed_methods,
     reason = "test support has no drain: its tasks end with the test's runtime"
@@ -20,8 +20,11 @@ mod connection;
 mod dial;
 mod events;
 mod failure;
+mod fake;
 mod flavour;
 mod framing;
+mod gate;
+mod ground;
 mod http_front;
 mod methods;
 mod mishap;
@@ -34,6 +37,7 @@ mod refusal;
 mod server;
 mod sessiond;
 mod stdio;
+mod supervise;
 mod switches;
 mod tools;
 mod world;
@@ -44,7 +48,15 @@ pub use client::Client;
 pub use client_builder::ClientBuilder;
 pub use events::{Event, Events};
 pub use failure::RpcFailure;
+pub use fake::{
+    FakeBackend, Faults,
+    children::{Children, be_child},
+    journal::Journal,
+    run_fake_backend,
+};
 pub use flavour::{Flavour, UnknownFlavour};
+pub use gate::{Gate, Waiting};
+pub use ground::{Ground, fake_backend};
 pub use mishap::Mishap;
 pub use process::{Process, misbehaving_server};
 pub use real::{have, real_script};
@@ -53,5 +65,6 @@ pub use real_server::RealServer;
 pub use server::Server;
 pub use sessiond::Sessiond;
 pub use stdio::{StdioOptions, be_left_behind, serve_stdio};
+pub use supervise::Supervise;
 pub use switches::{Answers, Switches};
 pub use world::Recorded;

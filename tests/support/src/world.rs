@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    fmt,
     fs::File,
     io::Write as _,
     sync::{Mutex, MutexGuard},
@@ -66,7 +67,23 @@ pub(crate) struct State {
     pub(crate) listeners: Vec<Listener>,
     pub(crate) mishaps: VecDeque<Mishap>,
     pub(crate) log: Option<File>,
+    pub(crate) ear: Option<Ear>,
     minted: u64,
+}
+
+/// Hears of every request as it arrives, before it is served.
+pub(crate) struct Ear(Box<dyn Fn(&Recorded) + Send>);
+
+impl Ear {
+    pub(crate) fn new(hear: impl Fn(&Recorded) + Send + 'static) -> Self {
+        Self(Box::new(hear))
+    }
+}
+
+impl fmt::Debug for Ear {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Ear")
+    }
 }
 
 /// A legacy session.
@@ -154,6 +171,9 @@ impl State {
     }
 
     pub(crate) fn record(&mut self, request: Recorded) {
+        if let Some(ear) = &self.ear {
+            (ear.0)(&request);
+        }
         if self.requests.len() == RECORDED {
             self.requests.pop_front();
         }

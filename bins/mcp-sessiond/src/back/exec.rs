@@ -53,6 +53,8 @@ pub struct ExecOptions {
     pub stop_grace: Duration,
     /// Longest message of the server in bytes (default 64 MiB).
     pub max_message: usize,
+    /// Who may end, at its next start, what a sudden death of ours leaves behind (default nobody).
+    pub owner: Option<String>,
 }
 
 impl ExecOptions {
@@ -66,6 +68,7 @@ impl ExecOptions {
             start_timeout: Duration::from_secs(60),
             stop_grace: Duration::from_secs(5),
             max_message: 64 << 20,
+            owner: None,
         }
     }
 }

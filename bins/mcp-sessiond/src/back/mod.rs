@@ -3,7 +3,6 @@
 
 pub mod exec;
 pub mod http;
-pub mod tree;
 
 use std::fmt;
 

@@ -20,11 +20,11 @@ use crate::serve::raise_open_files;
 #[argh(subcommand, name = "compare")]
 pub struct Options {
     /// command that is compared with the hop; {listen}, {upstream}, {dir} and {bin} are filled in
-    #[argh(
-        option,
-        default = "String::from(\"{bin}/mcp-sessiond --listen {listen} --upstream http://{upstream}/mcp --state-dir {dir}/state\")"
-    )]
-    candidate: String,
+    #[argh(option)]
+    candidate: Option<String>,
+    /// compare serena-supervise's copy path instead of mcp-sessiond, with bars of its own
+    #[argh(switch)]
+    copy: bool,
     /// compare the hop with itself: how far the ratios are from 1 is the noise of this machine
     #[argh(switch)]
     noise: bool,
@@ -67,6 +67,10 @@ const HOP: usize = 2;
 const CANDIDATE: usize = 3;
 type Contest = [Running; 4];
 
+const SESSIOND: &str =
+    "{bin}/mcp-sessiond --listen {listen} --upstream http://{upstream}/mcp --state-dir {dir}/state";
+const COPY: &str = "{bin}/bench copy --listen {listen} --upstream {upstream}";
+
 /// Measures and prints; 0 when every bar holds, 1 when one does not, 75 when the hop was too slow to say.
 pub async fn run(options: &Options) -> io::Result<ExitCode> {
     if let Some(other) = options
@@ -83,7 +87,8 @@ pub async fn run(options: &Options) -> io::Result<ExitCode> {
     let open_files = raise_open_files()?;
     let programs = programs(options)?;
     let echo = Program::own("direct", "echo --listen {listen}");
-    let mut report = report::Report::new(programs[2].name);
+    let bars = if options.copy { &report::COPY } else { &report::SESSIOND };
+    let mut report = report::Report::new(programs[2].name, bars);
 
     if wanted("throughput") || wanted("latency") {
         let contest = start_all(&echo, &programs).await?;
@@ -148,7 +153,9 @@ fn programs(options: &Options) -> io::Result<[Program; 3]> {
     let candidate = if options.noise {
         Program { name: "hop again", ..hop.clone() }
     } else {
-        Program { name: "sessiond", command: options.candidate.clone(), file: None }
+        let (name, command) = if options.copy { ("copy", COPY) } else { ("sessiond", SESSIOND) };
+        let command = options.candidate.clone().unwrap_or_else(|| command.to_owned());
+        Program { name, command, file: None }
     };
     Ok([nginx::program()?, hop, candidate])
 }

@@ -11,6 +11,7 @@ use bytes::{Buf, Bytes};
 use mcp_daemon::addr::Route;
 use mcp_daemon::life::Life;
 use mcp_daemon::secret::random_id;
+use mcp_daemon::tree::{Ended, Input, Pipes, Tree};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{Notify, mpsc};
@@ -20,7 +21,6 @@ use super::ExecOptions;
 use super::desk::{Desk, Heard};
 use super::failures::Failure;
 use super::outlet::End;
-use crate::back::tree::{Ended, Input, Pipes, Tree};
 use crate::lines::{Line, Lines, one_line};
 
 /// Messages that wait for a child that does not read; more make their senders wait.
@@ -162,8 +162,9 @@ impl Child {
         on_end: impl FnOnce(Option<Failure>),
     ) {
         let pid = self.pid;
-        let input = Input::of(&pipes.stdin).ok();
-        let mut writer = life.spawn(write_all(Arc::clone(self), pipes.stdin, letters));
+        let stdin = pipes.stdin.expect("a launch has a pipe as its input unless told otherwise");
+        let input = Input::of(&stdin).ok();
+        let mut writer = life.spawn(write_all(Arc::clone(self), stdin, letters));
         let mut stderr = life.spawn(log_lines(pid, pipes.stderr));
         let mut stdout = Lines::new(pipes.stdout, options.max_message);
         let why = tokio::select! {

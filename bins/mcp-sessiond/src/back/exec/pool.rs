@@ -12,6 +12,7 @@ use mcp_daemon::addr::Route;
 use mcp_daemon::body::Body;
 use mcp_daemon::client::SendError;
 use mcp_daemon::life::Life;
+use mcp_daemon::tree::{Launch, Tree};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
@@ -21,7 +22,6 @@ use super::call::{Outcome, not_sent};
 use super::child::Child;
 use super::failures::{Failure, Failures};
 use super::shared::Slot;
-use crate::back::tree::Tree;
 
 /// A command as it fails: sessions of a route do not suffer from requests without a session, nor from other routes.
 type Kind = (Option<Route>, bool);
@@ -138,9 +138,11 @@ impl Pool {
         }
         let place = self.place().await?;
         let command = command(&self.options.command, route).map_err(Unstarted::Failed)?;
-        let (tree, pipes) = Tree::spawn(&command).await.map_err(|error| {
+        let program = command[0].clone();
+        let launch = Launch { owner: self.options.owner.clone(), ..Launch::new(command) };
+        let (tree, pipes) = Tree::spawn(launch).await.map_err(|error| {
             self.failed(kind, Failure::Start);
-            Unstarted::Failed(not_sent(format!("cannot run `{}`: {error}", command[0].display())))
+            Unstarted::Failed(not_sent(format!("cannot run `{}`: {error}", program.display())))
         })?;
         let (child, letters) = Child::new(&tree, route.cloned(), is_shared);
         log::info!(pid = child.pid; "server process started");

@@ -9,13 +9,20 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::Child;
 
-/// The environment variable that everything below a root inherits.
-pub(super) const TAG: &str = "MCP_DAEMON_TREE";
+use super::Usage;
 
 /// Orphans go to the first process of the system here.
 pub(super) fn adopt_orphans() -> io::Result<()> {
     Ok(())
 }
+
+/// Nothing shows them.
+pub(super) fn can_find_orphans() -> bool {
+    false
+}
+
+/// Orphans never come to us.
+pub(super) fn reap_orphans() {}
 
 /// The process group of one root.
 pub(super) struct Census {
@@ -34,10 +41,15 @@ impl Census {
     }
 
     /// The root's id while anybody is left in its group.
-    pub(super) fn members(&mut self) -> Vec<i32> {
+    pub(super) fn members(&mut self, _certain: Vec<i32>) -> Vec<i32> {
         // 0 would be our own group. A group that holds only a foreign user's processes says EPERM: it is not empty.
         let empty = self.root == 0 || killpg(Pid::from_raw(self.root), None) == Err(Errno::ESRCH);
         if empty { Vec::new() } else { vec![self.root] }
+    }
+
+    /// Whether there are any; how many and what they use the system does not tell in passing.
+    pub(super) fn usage(&mut self, certain: Vec<i32>) -> Usage {
+        Usage { memory: 0, processes: self.members(certain).len() }
     }
 
     /// Sends `signal` to the whole group; an empty one is no error.

@@ -1,0 +1,347 @@
+//! All instances of one supervisor: each behind its lock, with what a dead predecessor left cleared away before its
+//! socket is bound; started and stopped in the order in which they need each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use mcp_daemon::addr::{Listen, Route};
+use mcp_daemon::files::{Lock, LockError};
+use mcp_daemon::life::Life;
+use mcp_daemon::serve::{BindError, BindOptions, Listener};
+use mcp_daemon::tree;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::config::{Config, ConfigProblem, Settings};
+use crate::instance::state::Event;
+use crate::instance::{Door, Fresh, Instance, Roots, actor};
+use crate::places::Places;
+use crate::wake;
+
+/// What a dead predecessor left gets this long to end by itself.
+const SWEEP_GRACE: Duration = Duration::from_secs(2);
+/// Connections that still copy get this long once their server is gone.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// How often somebody who waits hears how it goes on.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// Why an instance cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// Its socket cannot be bound.
+    #[error("instance {name}: {source}")]
+    Bind {
+        /// Which.
+        name: Route,
+        /// Why.
+        source: BindError,
+    },
+    /// A directory it needs cannot be made.
+    #[error("instance {name}: {}: {source}", path.display())]
+    Directory {
+        /// Which.
+        name: Route,
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another supervisor has it.
+    #[error("instance {name}: {source}")]
+    Lock {
+        /// Which.
+        name: Route,
+        /// Who.
+        source: LockError,
+    },
+    /// The settings are wrong.
+    #[error(transparent)]
+    Problem(#[from] ConfigProblem),
+}
+
+/// Where settings come from, at the start and at every reload.
+pub type Source = Box<dyn Fn() -> Result<Config, ConfigProblem> + Send + Sync>;
+
+/// All instances.
+pub struct Fleet {
+    life: Life,
+    places: Arc<Places>,
+    runtime: PathBuf,
+    source: Source,
+    members: Mutex<BTreeMap<Route, Member>>,
+    /// One reload at a time.
+    reloading: tokio::sync::Mutex<()>,
+}
+
+struct Member {
+    instance: Arc<Instance>,
+    settings: Settings,
+    /// Ends the accepting, and waits for the copying.
+    doors: Life,
+    actor: JoinHandle<()>,
+    _lock: Lock,
+}
+
+impl Fleet {
+    /// Locks, sweeps and binds everything; nothing is started yet. `source` gives the settings anew at a reload; `runtime`
+    /// is where instances without a home are locked.
+    pub async fn new(
+        config: Config,
+        source: Source,
+        runtime: PathBuf,
+        life: Life,
+    ) -> Result<Arc<Self>, FleetError> {
+        let fleet = Arc::new(Self {
+            life,
+            places: Places::new(config.max_instances.get()),
+            runtime,
+            source,
+            members: Mutex::default(),
+            reloading: tokio::sync::Mutex::default(),
+        });
+        for (name, settings) in config.instances()? {
+            let member = fleet.make(&config, &name, settings).await?;
+            fleet.members().insert(name, member);
+        }
+        Ok(fleet)
+    }
+
+    fn members(&self) -> MutexGuard<'_, BTreeMap<Route, Member>> {
+        self.members.lock().expect("no panic while locked")
+    }
+
+    /// One instance, or all of them.
+    pub fn find(&self, name: &str) -> Option<Arc<Instance>> {
+        self.members().iter().find(|(known, _)| known.as_str() == name).map(|(_, one)| one.instance.clone())
+    }
+
+    /// All instances by name.
+    pub fn all(&self) -> Vec<Arc<Instance>> {
+        self.members().values().map(|member| member.instance.clone()).collect()
+    }
+
+    async fn make(&self, config: &Config, name: &Route, settings: Settings) -> Result<Member, FleetError> {
+        let lock = lock_path(&self.runtime, name, &settings);
+        make_parent(name, &lock)?;
+        let owner = lock.display().to_string();
+        let lock = Lock::take(&lock).map_err(|source| FleetError::Lock { name: name.clone(), source })?;
+        let left = tree::sweep(&owner, SWEEP_GRACE).await;
+        if !left.is_empty() {
+            log::warn!(instance = name.as_str(), pids:? = left; "a predecessor had left processes, they are gone now");
+        }
+        let listeners = match &settings.socket {
+            Some(socket) => bind(name, socket)?,
+            None => Vec::new(),
+        };
+        let places = (!config.instance.contains_key(name.as_str())).then(|| self.places.clone());
+        let quiet = places.as_ref().map_or_else(|| Arc::new(Notify::new()), |places| places.quiet());
+        let bound = listeners.iter().map(Listener::local).collect();
+        let roots = Roots { owner, runtime: self.runtime.clone(), bound };
+        let instance = Instance::new(name.clone(), roots, settings.clone(), fresh(config), quiet);
+        if let Some(places) = &places {
+            places.enter(&instance);
+        }
+        let doors = Life::new(LAST_BYTES);
+        for listener in listeners {
+            let (door, hold, life) = (Arc::new(Door(instance.clone())), settings.hold.clone(), doors.clone());
+            doors.spawn(async move { wake::serve(listener, door, &hold, life).await });
+        }
+        let actor = self.life.spawn(actor::run(instance.clone(), places, self.life.clone()));
+        Ok(Member { instance, settings, doors, actor, _lock: lock })
+    }
+
+    /// Starts what starts with the supervisor, each after those it needs.
+    pub fn boot(self: &Arc<Self>) {
+        for instance in self.all() {
+            if instance.settings().starts_at_boot() {
+                self.boot_one(instance);
+            }
+        }
+    }
+
+    fn boot_one(self: &Arc<Self>, instance: Arc<Instance>) {
+        let fleet = self.clone();
+        self.life.spawn(async move {
+            for needed in &instance.settings().after {
+                if let Some(needed) = fleet.find(needed).filter(|needed| needed.settings().starts_at_boot()) {
+                    tokio::select! {
+                        () = needed.until_state(|state| state.serves()) => {}
+                        () = fleet.life.draining() => return,
+                    }
+                }
+            }
+            instance.tell(Event::Wake);
+        });
+    }
+
+    /// Why not everything is as it should be: what starts with the supervisor is not up, or something failed.
+    pub fn complaints(&self) -> Vec<String> {
+        self.all().iter().filter_map(|instance| instance.complaint()).collect()
+    }
+
+    /// Waits until everything that starts with the supervisor is up; `progress` hears, at every change and every
+    /// second, what is waited for.
+    pub async fn until_up(&self, progress: impl Fn(&Instance)) {
+        let mut all = self.all();
+        // Those first that others wait for.
+        all.sort_by_key(|instance| instance.settings().after.len());
+        for instance in all {
+            if !instance.settings().starts_at_boot() {
+                continue;
+            }
+            loop {
+                let before = instance.state();
+                progress(&instance);
+                if before.serves() {
+                    break;
+                }
+                let _every_second =
+                    tokio::time::timeout(PROGRESS, instance.until_state(|state| state != before)).await;
+            }
+        }
+    }
+
+    /// Stops everything, what needs others first.
+    pub async fn stop(&self) {
+        let mut left = std::mem::take(&mut *self.members());
+        while !left.is_empty() {
+            let needed: BTreeSet<String> =
+                left.values().flat_map(|member| member.settings.after.iter().cloned()).collect();
+            let free: Vec<Route> =
+                left.keys().filter(|name| !needed.contains(name.as_str())).cloned().collect();
+            // Who needs each other in a circle stops together.
+            let next = if free.is_empty() { left.keys().cloned().collect() } else { free };
+            let layer: Vec<Member> = next.iter().filter_map(|name| left.remove(name)).collect();
+            end(layer).await;
+        }
+    }
+
+    /// Reads the settings again and puts them in force, all or nothing; says what has changed.
+    pub async fn reload(self: &Arc<Self>) -> Result<String, FleetError> {
+        let _one = self.reloading.lock().await;
+        let config = (self.source)()?;
+        config.check()?;
+        let mut wanted: BTreeMap<Route, Settings> = config.instances()?.into_iter().collect();
+        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+        for (name, member) in &*self.members() {
+            match wanted.get(name) {
+                // Another socket or home is another instance.
+                Some(settings)
+                    if settings.socket == member.settings.socket && settings.home == member.settings.home =>
+                {
+                    kept.push((name.clone(), *settings != member.settings));
+                }
+                _ => gone.push(name.clone()),
+            }
+        }
+        let mut made = Vec::new();
+        for (name, settings) in wanted.iter().filter(|(name, _)| !self.members().contains_key(*name)) {
+            match self.make(&config, name, settings.clone()).await {
+                Ok(member) => made.push((name.clone(), member)),
+                Err(error) => {
+                    end(made.into_iter().map(|(_, member)| member).collect()).await;
+                    return Err(error);
+                }
+            }
+        }
+        let mut said = Vec::new();
+        for (name, changed) in kept {
+            let Some(settings) = wanted.remove(&name) else { continue };
+            if let Some(member) = self.members().get_mut(&name) {
+                member.instance.set(settings.clone(), fresh(&config));
+                member.settings = settings;
+            }
+            if changed {
+                said.push(format!("{name}: in force at its next start"));
+            }
+        }
+        for (name, member) in made {
+            said.push(format!("{name}: added"));
+            let instance = member.instance.clone();
+            self.members().insert(name, member);
+            if instance.settings().starts_at_boot() {
+                self.boot_one(instance);
+            }
+        }
+        for name in gone {
+            let Some(member) = self.members().remove(&name) else { continue };
+            end(vec![member]).await;
+            let Some(settings) = wanted.remove(&name) else {
+                said.push(format!("{name}: removed"));
+                continue;
+            };
+            let member = self.make(&config, &name, settings).await?;
+            let instance = member.instance.clone();
+            self.members().insert(name.clone(), member);
+            if instance.settings().starts_at_boot() {
+                self.boot_one(instance);
+            }
+            said.push(format!("{name}: moved"));
+        }
+        Ok(if said.is_empty() { "nothing has changed".into() } else { said.join(", ") })
+    }
+
+    /// What the only instance's main process ended with, as a shell would say it; a stop on request is 0.
+    pub fn exit_code(instance: &Instance) -> Option<u8> {
+        const ASKED: [i32; 2] = [nix::libc::SIGINT, nix::libc::SIGTERM];
+        let exit = instance.exit()?;
+        match (exit.code(), exit.signal()) {
+            (Some(code), _) => u8::try_from(code).ok(),
+            (None, Some(signal)) if ASKED.contains(&signal) => Some(0),
+            (None, signal) => u8::try_from(128 + signal?).ok(),
+        }
+    }
+}
+
+/// The lock of an instance: beside its home, never in it, because a restored home is swapped in whole.
+pub fn lock_path(runtime: &Path, name: &Route, settings: &Settings) -> PathBuf {
+    let beside = |home: &Path| {
+        let mut file = home.file_name()?.to_owned();
+        file.push(".supervise.lock");
+        Some(home.with_file_name(file))
+    };
+    let home = settings.home.as_deref().and_then(beside);
+    home.unwrap_or_else(|| runtime.join(format!("{name}.supervise.lock")))
+}
+
+fn fresh(config: &Config) -> Fresh {
+    Fresh {
+        generation: config.generation.clone().unwrap_or_default(),
+        deadline: config.generation_deadline.duration(),
+    }
+}
+
+/// Stops these, at once; returns when no process of theirs is left and no connection.
+async fn end(members: Vec<Member>) {
+    for member in &members {
+        member.doors.drain();
+        member.instance.leave();
+    }
+    for member in members {
+        if let Err(error) = member.actor.await {
+            log::error!(instance = member.instance.name.as_str(), error:% = error; "an actor did not end by itself");
+        }
+        member.doors.finish().await;
+    }
+}
+
+fn bind(name: &Route, socket: &Listen) -> Result<Vec<Listener>, FleetError> {
+    if let Listen::Unix(path) = socket {
+        make_parent(name, path)?;
+    }
+    Listener::bind(socket, BindOptions::default())
+        .map_err(|source| FleetError::Bind { name: name.clone(), source })
+}
+
+fn make_parent(name: &Route, path: &Path) -> Result<(), FleetError> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    std::fs::create_dir_all(parent).map_err(|source| FleetError::Directory {
+        name: name.clone(),
+        path: parent.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,435 @@
+//! What is done in each state of an instance; each job ends with the event that it came to.
+
+use std::future::pending;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use mcp_daemon::life::Life;
+use mcp_daemon::secret;
+use mcp_daemon::tree::Holder;
+use tokio::sync::MutexGuard as AsyncGuard;
+use tokio::time::{Instant, interval, sleep, timeout};
+
+use super::failures::{Failures, Verdict};
+use super::process::{Process, ended};
+use super::state::{Event, Phase, Rest};
+use super::{Instance, stop};
+use crate::config::{Hook, Settings, SleepAfter};
+use crate::dashboard::Level;
+use crate::hooks;
+use crate::limits;
+use crate::places::{Place, Places};
+
+/// Serena exits with this when its port is taken.
+const PORT_TAKEN: i32 = 3;
+/// What other servers print then.
+const PORT_TAKEN_WORDS: [&str; 2] = ["address already in use", "eaddrinuse"];
+/// A port may be taken this often in a row before it counts as a failure.
+const PORTS_TRIED: u32 = 5;
+/// How often a tree without limits is measured: for `status`, and to reap what it orphaned.
+const MEASURE: Duration = Duration::from_secs(30);
+/// How often the state of the language server is looked at.
+const ASK_LANGUAGE_SERVER: Duration = Duration::from_secs(1);
+
+/// What the jobs of one instance share.
+pub(super) struct Work {
+    instance: Arc<Instance>,
+    places: Option<Arc<Places>>,
+    life: Life,
+    process: tokio::sync::Mutex<Option<Process>>,
+    kept: Mutex<Kept>,
+}
+
+/// What outlasts a job.
+#[derive(Default)]
+struct Kept {
+    place: Option<Place>,
+    failures: Failures,
+    ports_tried: u32,
+}
+
+impl Work {
+    pub(super) fn new(instance: Arc<Instance>, places: Option<Arc<Places>>, life: Life) -> Self {
+        Self { instance, places, life, process: tokio::sync::Mutex::default(), kept: Mutex::default() }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().expect("no panic while locked")
+    }
+
+    fn name(&self) -> &str {
+        self.instance.name.as_str()
+    }
+
+    fn doing(&self, what: impl Into<String>) {
+        let what = what.into();
+        self.instance.update(|board| board.doing = Some(what));
+    }
+
+    /// Something failed; `cause` is for a person.
+    fn failed(&self, cause: String, event: Event) -> Event {
+        log::warn!(instance = self.name(), cause; "failed");
+        self.instance.update(|board| {
+            board.failures += 1;
+            board.cause = Some(cause);
+        });
+        event
+    }
+
+    /// Nothing runs and nothing will for a while: the place is somebody else's.
+    pub(super) fn rest(&self) {
+        self.kept().place = None;
+    }
+
+    /// A place, a home, and the hook before the start.
+    pub(super) async fn prepare(&self) -> Event {
+        let settings = self.instance.settings();
+        if let Some(places) = &self.places
+            && self.kept().place.is_none()
+        {
+            self.doing(format!("waiting for one of {} places", places.max()));
+            let place = places.take().await;
+            self.kept().place = Some(place);
+        }
+        if let Some(home) = &settings.home
+            && let Err(error) = std::fs::create_dir_all(home)
+        {
+            return self.failed(format!("home {}: {error}", home.display()), Event::NotPrepared);
+        }
+        if let Some(hook) = &settings.hooks.before_start {
+            self.doing("before_start hook");
+            if let Err(error) = self.hook(hook, "before_start", &settings).await
+                && hook.strict
+            {
+                return self.failed(error, Event::NotPrepared);
+            }
+        }
+        Event::Prepared
+    }
+
+    /// The process itself.
+    pub(super) async fn spawn(&self) -> Event {
+        let settings = self.instance.settings();
+        let process = match Process::start(&self.instance, settings, &self.life).await {
+            Ok(process) => process,
+            Err(cause) => return self.failed(cause, Event::Broke),
+        };
+        self.instance.update(|board| {
+            board.starts += 1;
+            board.pid = Some(process.tree.pid());
+            board.target = Some(process.target);
+            board.generation.clone_from(&board.fresh.generation);
+            board.language_server = None;
+        });
+        log::info!(instance = self.name(), pid = process.tree.pid(), port = process.target.port(); "started");
+        *self.process.lock().await = Some(process);
+        Event::Started
+    }
+
+    /// Until it answers, and it is really ours that does.
+    pub(super) async fn probe(&self) -> Event {
+        let mut running = self.process.lock().await;
+        let Some(process) = running.as_mut() else { return Event::Broke };
+        let patience = process.settings.start_timeout.duration();
+        let born = Instant::now();
+        let mut last = None;
+        let answered = {
+            let asked = process.readiness.until_ready(&mut last);
+            tokio::select! {
+                exit = process.tree.exited() => Err(Some(exit)),
+                told = timeout(patience, asked) => told.map_err(|_elapsed| None),
+            }
+        };
+        match answered {
+            Ok(Ok(())) => {}
+            Ok(Err(told)) => return self.failed(told.to_string(), Event::Broke),
+            Err(Some(exit)) => return self.exited(process, exit.ok()).await,
+            Err(None) => {
+                let last = last.map(|last| format!(": {last}")).unwrap_or_default();
+                return self.failed(
+                    format!("not ready within {}{last}", process.settings.start_timeout),
+                    Event::Broke,
+                );
+            }
+        }
+        if let Holder::Foreign(pid) = process.tree.listener_on(process.target.port()) {
+            return self.port_taken(process, pid);
+        }
+        if let Some(settle) = process.settings.settle {
+            self.doing("settling");
+            if let Ok(exit) = timeout(settle.duration(), process.tree.exited()).await {
+                return self.exited(process, exit.ok()).await;
+            }
+        }
+        self.kept().ports_tried = 0;
+        self.instance.update(|board| board.cause = None);
+        log::info!(instance = self.name(), pid = process.tree.pid(), took_ms = born.elapsed().as_millis() as u64; "ready");
+        Event::Answers
+    }
+
+    /// Watches over a server that serves, until something has to be done.
+    pub(super) async fn watch(&self) -> Event {
+        let mut running = self.process.lock().await;
+        let Some(process) = running.as_mut() else { return Event::Broke };
+        let settings = process.settings.clone();
+        let hung = process.hung();
+        tokio::pin!(hung);
+        let mut measure =
+            interval(if has_limits(&settings) { settings.limits.interval.duration() } else { MEASURE });
+        let mut language_server = interval(ASK_LANGUAGE_SERVER);
+        loop {
+            tokio::select! {
+                exit = process.tree.exited() => return self.exited(process, exit.ok()).await,
+                cause = &mut hung => return self.failed(cause, Event::Broke),
+                () = self.idle(&settings) => {}
+                () = self.outdated() => return Event::Renew,
+                _ = measure.tick() => {
+                    if let Some(event) = self.measure(process) {
+                        return event;
+                    }
+                }
+                _ = language_server.tick(), if settings.language_server => {
+                    if let Some(event) = self.ask_language_server(process).await {
+                        return event;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts it to sleep once nobody has used it for long enough; that replaces the job that waits here.
+    async fn idle(&self, settings: &Settings) {
+        let (SleepAfter::Idle(after), true) = (settings.sleep_after, settings.socket.is_some()) else {
+            return pending().await;
+        };
+        loop {
+            let left = after.duration().saturating_sub(self.instance.board().idle_for());
+            if left.is_zero() && self.instance.sleep_if_idle(Rest::Asleep) {
+                return pending().await;
+            }
+            // A connection in between makes this too early, and never too late.
+            sleep(left.max(Duration::from_millis(1))).await;
+        }
+    }
+
+    /// Ends when a fresh process is wanted, and it is quiet or has been busy for too long.
+    async fn outdated(&self) {
+        let since = self
+            .instance
+            .until(|board| (board.generation != board.fresh.generation).then_some(board.fresh_since))
+            .await;
+        let deadline = self.instance.board().fresh.deadline;
+        tokio::select! {
+            () = self.instance.until(|board| board.is_idle().then_some(())) => {}
+            () = tokio::time::sleep_until(since + deadline) => {}
+        }
+    }
+
+    fn measure(&self, process: &mut Process) -> Option<Event> {
+        let usage = process.tree.usage();
+        let idle = self.instance.update(|board| {
+            board.memory = Some(usage.memory);
+            board.processes = Some(usage.processes);
+            board.is_idle()
+        });
+        let age = process.born.elapsed();
+        if self
+            .instance
+            .board()
+            .ready_since
+            .is_some_and(|since| since.elapsed() >= process.settings.backoff.stable.duration())
+        {
+            self.kept().failures.forget();
+        }
+        let excess = limits::verdict(&process.settings.limits, usage, age)?;
+        if !excess.at_once && !idle {
+            return None;
+        }
+        log::warn!(instance = self.name(), excess = excess.text; "over its limits, gets a fresh process");
+        self.instance.update(|board| board.cause = Some(excess.text));
+        Some(match (excess.at_once, process.settings.socket.is_some()) {
+            (true, _) => Event::RenewNow,
+            // Whoever comes next wakes it.
+            (false, true) if !process.settings.starts_at_boot() => Event::Rest(Rest::Limit),
+            (false, _) => Event::Renew,
+        })
+    }
+
+    /// What the state of the language server means for us; a failed one is never a reason to start again.
+    async fn ask_language_server(&self, process: &mut Process) -> Option<Event> {
+        let level = process.language_server(&self.instance).await;
+        let patience = process.settings.start_timeout.duration();
+        let (bad, text) = match &level {
+            Level::Failed(why) => (true, format!("failed: {why}")),
+            Level::Ready => (false, "ready".into()),
+            Level::Starting => (process.born.elapsed() > patience, "starting".into()),
+            Level::Unknown => (false, "unknown".into()),
+        };
+        let degraded = self.instance.update(|board| {
+            board.language_server = Some(text.clone());
+            board.state.phase() == Phase::Degraded
+        });
+        match (bad, degraded) {
+            (true, false) => {
+                log::warn!(instance = self.name(), language_server = text; "serves without its language server");
+                Some(Event::Worse)
+            }
+            (false, true) => Some(Event::Better),
+            _ => None,
+        }
+    }
+
+    /// Until nobody uses it, or the time for that is over.
+    pub(super) async fn drain(&self) -> Event {
+        let settings = self.instance.settings();
+        self.doing("waiting for connections to end");
+        let quiet = self.instance.until(|board| (board.open == 0).then_some(()));
+        if timeout(settings.stop.drain.duration(), quiet).await.is_err() {
+            let open = self.instance.board().open;
+            log::info!(instance = self.name(), open; "connections are still open, stopping all the same");
+        }
+        Event::Drained
+    }
+
+    /// The whole ladder.
+    pub(super) async fn stop(&self) -> Event {
+        let mut running = self.process.lock().await;
+        if let Some(process) = running.as_mut() {
+            let (ladder, target) = (process.settings.stop.clone(), process.target);
+            stop::stop(&mut process.tree, Some(target), &ladder, |rung| self.rung(rung)).await;
+        }
+        self.empty(running).await
+    }
+
+    /// The rest of a tree whose main process is gone or hangs.
+    pub(super) async fn clear(&self) -> Event {
+        let mut running = self.process.lock().await;
+        if let Some(process) = running.as_mut() {
+            stop::clear(&mut process.tree, |rung| self.rung(rung)).await;
+        }
+        self.empty(running).await
+    }
+
+    fn rung(&self, rung: &'static str) {
+        log::debug!(instance = self.name(), rung; "stopping");
+        self.instance.update(|board| {
+            if rung.starts_with("SIGKILL") {
+                board.apply(Event::KillBegan);
+            }
+            board.doing = Some(rung.into());
+        });
+    }
+
+    async fn empty(&self, mut running: AsyncGuard<'_, Option<Process>>) -> Event {
+        let exit = match running.take() {
+            Some(process) => process.forget().await,
+            None => None,
+        };
+        self.instance.update(|board| {
+            board.exit = exit.or(board.exit);
+            board.pid = None;
+            board.target = None;
+            board.memory = None;
+            board.processes = None;
+        });
+        let how = exit.map_or_else(|| "there was none".into(), ended);
+        log::info!(instance = self.name(), exit = how; "no process is left");
+        Event::Empty
+    }
+
+    /// The hook after the stop.
+    pub(super) async fn finish(&self) -> Event {
+        let settings = self.instance.settings();
+        if let Some(hook) = &settings.hooks.after_stop {
+            self.doing("after_stop hook");
+            if let Err(error) = self.hook(hook, "after_stop", &settings).await {
+                self.instance.update(|board| board.cause = Some(error));
+            }
+        }
+        Event::Finished
+    }
+
+    /// Counts a failure and pauses.
+    pub(super) async fn pause(&self) -> Event {
+        let settings = self.instance.settings();
+        let verdict = self.kept().failures.count(&settings.backoff, Instant::now(), chance());
+        match verdict {
+            Verdict::TooMany => Event::TooMany,
+            Verdict::Pause(pause) => self.wait(pause).await,
+        }
+    }
+
+    /// Pauses for long.
+    pub(super) async fn pause_long(&self) -> Event {
+        self.rest();
+        let retry = self.instance.settings().backoff.retry;
+        log::error!(instance = self.name(), retry:% = retry; "failed too often, tried again seldom");
+        self.wait(retry.duration()).await
+    }
+
+    async fn wait(&self, pause: Duration) -> Event {
+        self.instance.update(|board| board.retry_at = Some(Instant::now() + pause));
+        sleep(pause).await;
+        self.instance.update(|board| board.retry_at = None);
+        Event::PauseOver
+    }
+
+    /// The main process exited by itself.
+    async fn exited(&self, process: &mut Process, exit: Option<ExitStatus>) -> Event {
+        process.last_words().await;
+        let last = self.instance.output.last(1).pop().unwrap_or_default();
+        let said = last.to_lowercase();
+        if exit.and_then(|exit| exit.code()) == Some(PORT_TAKEN)
+            || PORT_TAKEN_WORDS.iter().any(|words| said.contains(words))
+        {
+            return self.port_taken(process, None);
+        }
+        let how = exit.map_or_else(|| "it is gone".into(), ended);
+        let cause = if last.is_empty() { how } else { format!("{how}: {last}") };
+        self.failed(cause, Event::Broke)
+    }
+
+    fn port_taken(&self, process: &Process, holder: Option<i32>) -> Event {
+        let port = process.target.port();
+        let holder = holder.map(|pid| format!(" by process {pid}")).unwrap_or_default();
+        let cause = format!("port {port} was taken{holder}");
+        let tried = {
+            let mut kept = self.kept();
+            kept.ports_tried += 1;
+            kept.ports_tried
+        };
+        if process.settings.port.is_some() || tried >= PORTS_TRIED {
+            return self.failed(cause, Event::Broke);
+        }
+        log::info!(instance = self.name(), port; "port taken, trying another");
+        self.instance.update(|board| board.cause = Some(cause));
+        Event::PortTaken
+    }
+
+    async fn hook(&self, hook: &Hook, name: &'static str, settings: &Settings) -> Result<(), String> {
+        let surroundings = self.instance.surroundings(settings);
+        let done = match surroundings {
+            Ok(surroundings) => hooks::run(name, hook, surroundings, &self.instance.output)
+                .await
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(format!("{name}: {error}")),
+        };
+        done.inspect_err(|error| log::warn!(instance = self.name(), error; "hook failed"))
+    }
+}
+
+fn has_limits(settings: &Settings) -> bool {
+    let limits = &settings.limits;
+    limits.memory_soft.is_some()
+        || limits.memory_hard.is_some()
+        || limits.processes.is_some()
+        || limits.max_age.is_some()
+}
+
+/// A number in 0..1, so that what failed together is not tried again together.
+fn chance() -> f64 {
+    let digits = secret::random_id();
+    let number = u32::from_str_radix(digits.get(..8).unwrap_or_default(), 16).unwrap_or(u32::MAX);
+    f64::from(number) / f64::from(u32::MAX)
+}

@@ -1,0 +1,219 @@
+//! One process of an instance: how it is started, how it tells that it is ready, and what it printed last.
+
+use std::future::{Future, pending};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mcp_daemon::life::Life;
+use mcp_daemon::tree::{Cgroup, Holder, Launch, Tree};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use super::Instance;
+use super::said::Said;
+use crate::config::{Probe, Settings};
+use crate::dashboard::{self, Level};
+use crate::hooks::Surroundings as Surrounded;
+use crate::placeholders::{UnknownPlaceholder, Values};
+use crate::ports;
+use crate::probe::fd::ReadyFd;
+use crate::probe::notify::Notify;
+use crate::probe::{self, ProbeError, Prober, Surroundings};
+
+/// The descriptor that `{fd}` stands for.
+const READY_FD: i32 = 3;
+/// What a process printed last gets this long to arrive after its exit.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How long one question about readiness may take.
+const ASK: Duration = Duration::from_secs(5);
+
+/// A process tree and everything that belongs to it.
+pub(super) struct Process {
+    pub(super) tree: Tree,
+    pub(super) target: SocketAddr,
+    pub(super) settings: Arc<Settings>,
+    pub(super) born: Instant,
+    pub(super) readiness: Readiness,
+    probe: Probe,
+    pumps: Vec<JoinHandle<()>>,
+}
+
+/// How it is known that it is ready.
+pub(super) enum Readiness {
+    /// We ask.
+    Asked(Prober),
+    /// It writes to a descriptor.
+    Fd(ReadyFd),
+    /// It writes to a socket.
+    Notify(Notify),
+}
+
+impl Process {
+    /// Starts the command of `settings` on a free port; the error is for a person.
+    pub(super) async fn start(
+        instance: &Arc<Instance>,
+        settings: Arc<Settings>,
+        life: &Life,
+    ) -> Result<Self, String> {
+        let port = match settings.port {
+            Some(port) => port.get(),
+            None => ports::free_port().map_err(|error| format!("no free port: {error}"))?,
+        };
+        let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let values = Values {
+            name: instance.name.to_string(),
+            port,
+            home: settings.home.clone(),
+            socket: settings.socket.clone(),
+            fd: (settings.probe == Probe::Fd).then_some(READY_FD),
+        };
+        let unfilled = |error| format!("command: {error}");
+        let mut launch = Launch::new(settings.command_line(&values).map_err(unfilled)?);
+        launch.env = settings.environment(&values).map_err(unfilled)?;
+        launch.directory.clone_from(&settings.directory);
+        launch.owner = Some(instance.roots.owner.clone());
+        launch.cgroup = Cgroup::create(&instance.roots.owner, instance.name.as_str());
+        launch.open_files = settings.limits.open_files.map(|files| u64::from(files.get()));
+        let probe = filled(&settings.probe, &values).map_err(unfilled)?;
+        let readiness = match &probe {
+            Probe::Fd => {
+                let (reader, writer) = ReadyFd::open().map_err(|error| format!("a pipe: {error}"))?;
+                launch.pass.push((writer, READY_FD));
+                Readiness::Fd(reader)
+            }
+            Probe::Notify => {
+                let notify = Notify::open_in(&instance.roots.runtime)
+                    .map_err(|error| format!("a notification socket: {error}"))?;
+                launch.env.push(("NOTIFY_SOCKET".into(), notify.path().into()));
+                Readiness::Notify(notify)
+            }
+            asked => {
+                let surroundings =
+                    Surroundings { env: launch.env.clone(), directory: launch.directory.clone() };
+                Readiness::Asked(Prober::new(asked, target, surroundings).map_err(|error| error.to_string())?)
+            }
+        };
+        // What was said of the last process is not true of this one.
+        *instance.said.lock().expect("no panic while locked") = Said::default();
+        let program = launch.command.first().map(|program| program.to_string_lossy().into_owned());
+        let (tree, pipes) = Tree::spawn(launch).await.map_err(|error| {
+            let program = program.unwrap_or_default();
+            match error.kind() {
+                std::io::ErrorKind::NotFound => format!("command `{program}` is not found"),
+                _ => format!("command `{program}` cannot be run: {error}"),
+            }
+        })?;
+        let pumps = vec![
+            life.spawn(instance.output.clone().pump(pipes.stdout, "stdout")),
+            life.spawn(instance.output.clone().pump(pipes.stderr, "stderr")),
+        ];
+        Ok(Self { tree, target, settings, born: Instant::now(), readiness, probe, pumps })
+    }
+
+    /// How its language server is doing: by its log, else by its dashboard where that is really its own.
+    pub(super) async fn language_server(&mut self, instance: &Instance) -> Level {
+        let (level, port) = {
+            let said = instance.said.lock().expect("no panic while locked");
+            (said.level.clone(), said.dashboard)
+        };
+        if let Some(level) = level {
+            return level;
+        }
+        match port {
+            Some(port) if self.tree.listener_on(port) == Holder::Ours => {
+                dashboard::language_server(port).await
+            }
+            _ => Level::Unknown,
+        }
+    }
+
+    /// Ends, with the reason, when it answers no more; never where it has no port to ask at.
+    pub(super) fn hung(&self) -> impl Future<Output = String> + Send + 'static {
+        let has_port = self.settings.port.is_some()
+            || self.probe.asks_port()
+            || self.settings.command.iter().any(|argument| argument.contains("{port}"));
+        let prober = Prober::for_liveness(&self.probe, has_port.then_some(self.target));
+        let (settings, root) = (self.settings.clone(), self.tree.pid());
+        async move {
+            match prober {
+                Ok(Some(prober)) => probe::watch(&prober, &settings.liveness, root).await.text,
+                Ok(None) | Err(_) => pending().await,
+            }
+        }
+    }
+
+    /// What it printed last has arrived, unless somebody else holds its pipes.
+    pub(super) async fn last_words(&mut self) {
+        let all = async {
+            for pump in &mut self.pumps {
+                let _ = pump.await;
+            }
+        };
+        if timeout(LAST_WORDS, all).await.is_ok() {
+            self.pumps.clear();
+        }
+    }
+
+    /// Nothing of the tree is left: ends what listened to it.
+    pub(super) async fn forget(mut self) -> Option<ExitStatus> {
+        self.last_words().await;
+        for pump in &self.pumps {
+            pump.abort();
+        }
+        self.tree.exited().await.ok()
+    }
+}
+
+impl Instance {
+    /// What a hook may know; a port is chosen only when the server starts.
+    pub(super) fn surroundings(&self, settings: &Settings) -> Result<Surrounded, UnknownPlaceholder> {
+        let values = Values {
+            name: self.name.to_string(),
+            port: settings.port.map_or(0, |port| port.get()),
+            home: settings.home.clone(),
+            socket: settings.socket.clone(),
+            fd: None,
+        };
+        let env = settings.environment(&values)?;
+        let owner = Some(self.roots.owner.clone());
+        Ok(Surrounded { values, env, directory: settings.directory.clone(), owner })
+    }
+}
+
+impl Readiness {
+    /// Ends when it is ready, or when it said that it never will be; `last` is the latest other answer.
+    pub(super) async fn until_ready(&mut self, last: &mut Option<ProbeError>) -> Result<(), ProbeError> {
+        match self {
+            Readiness::Asked(prober) => {
+                prober.until_ready(ASK, |error| *last = Some(error.clone())).await;
+                Ok(())
+            }
+            Readiness::Fd(fd) => fd.told().await,
+            Readiness::Notify(notify) => notify.told().await,
+        }
+    }
+}
+
+fn filled(probe: &Probe, values: &Values) -> Result<Probe, UnknownPlaceholder> {
+    Ok(match probe {
+        Probe::Exec(command) => {
+            Probe::Exec(command.iter().map(|argument| values.fill(argument)).collect::<Result<_, _>>()?)
+        }
+        other => other.clone(),
+    })
+}
+
+/// How a process ended, for a person.
+pub fn ended(exit: ExitStatus) -> String {
+    match (exit.code(), exit.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => match nix::sys::signal::Signal::try_from(signal) {
+            Ok(signal) => format!("killed by {signal}"),
+            Err(_) => format!("killed by signal {signal}"),
+        },
+        (None, None) => "ended in an unknown way".into(),
+    }
+}

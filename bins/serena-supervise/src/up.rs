@@ -1,0 +1,274 @@
+//! `serena-supervise up`: the whole stack for one project on one machine, without a configuration.
+//!
+//! Two instances of one fleet: `serena` behind its wake socket, and mcp-sessiond in front of that on a TCP port, which
+//! is started after it and stopped before it. [`plan`] finds what is needed and starts nothing; [`Plan::claim`] makes
+//! the project ours, or says where somebody else serves it already; [`Plan::config`] is what the fleet then runs.
+
+mod claim;
+mod serena;
+mod welcome;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+
+use mcp_daemon::addr::{AddrError, Listen, unix_path};
+use mcp_daemon::config::Span;
+use mcp_daemon::files::{self, LockError};
+use mcp_daemon::program;
+use mcp_daemon::secret::sha256_hex;
+
+pub use self::claim::{Claim, Claimed};
+use crate::config::{Config, Probe, Settings, SleepAfter, Start, Stop};
+
+/// The name of the instance that is Serena.
+pub const SERENA: &str = "serena";
+/// The name of the instance in front of it.
+pub const FRONT: &str = "mcp-sessiond";
+/// Where clients look for Serena unless told otherwise.
+const PORT: u16 = 9121;
+/// Path of MCP on both servers.
+const MCP: &str = "/mcp";
+/// Digits of the hash that stands for a project in file names: enough for all projects of a person, short enough for a
+/// socket path.
+const DIGITS: usize = 12;
+
+/// What the command line says.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// The project's directory; the working directory unless given.
+    pub project: Option<PathBuf>,
+    /// Where to serve; the usual port or one near it unless given.
+    pub listen: Option<Listen>,
+    /// More arguments for Serena.
+    pub more: Vec<String>,
+}
+
+/// What is around us, read once so that a plan depends on nothing else but files.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// `$PATH`.
+    pub path: Option<OsString>,
+    /// `$SERENA_HOME`.
+    pub serena_home: Option<PathBuf>,
+    /// `$HOME`.
+    pub home: Option<PathBuf>,
+    /// The working directory.
+    pub directory: PathBuf,
+    /// Our own executable.
+    pub executable: Option<PathBuf>,
+    /// Where sockets and locks go.
+    pub runtime: PathBuf,
+    /// Where sessions are kept.
+    pub state: PathBuf,
+}
+
+impl Surroundings {
+    /// Those of this process, with the directories of `daemon`, which are made if missing.
+    pub fn of_process(daemon: &str) -> std::io::Result<Self> {
+        let absolute =
+            |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+        Ok(Self {
+            path: std::env::var_os("PATH"),
+            serena_home: absolute("SERENA_HOME"),
+            home: absolute("HOME"),
+            directory: std::env::current_dir()?,
+            executable: std::env::current_exe().ok(),
+            runtime: files::runtime_dir(daemon)?,
+            state: files::state_dir(None, daemon)?,
+        })
+    }
+}
+
+/// Why there is nothing to run, as one line.
+#[derive(Debug, thiserror::Error)]
+pub enum UpError {
+    /// The address that was asked for is taken.
+    #[error(
+        "--listen: {address}: {cause}; stop whatever listens there, or leave --listen out to get a free port"
+    )]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// Why it cannot be had.
+        cause: std::io::Error,
+    },
+    /// Another `up` of this project is on its way and does not serve yet.
+    #[error("another serena-supervise{} is just starting for {}; wait for it, or stop it",
+        holder.map(|pid| format!(" (process {pid})")).unwrap_or_default(), project.display())]
+    Busy {
+        /// The project.
+        project: PathBuf,
+        /// The other's process id.
+        holder: Option<u32>,
+    },
+    /// Another supervisor has the home.
+    #[error("another serena-supervise{} has Serena's home, {}; two servers on one home lose entries of it: stop the other, or set SERENA_HOME to another directory here",
+        holder.map(|pid| format!(" (process {pid})")).unwrap_or_default(), home.display())]
+    Home {
+        /// The home.
+        home: PathBuf,
+        /// The other's process id.
+        holder: Option<u32>,
+    },
+    /// Not an address with a URL.
+    #[error("--listen: `{0}` has no URL for clients; write 127.0.0.1:9121")]
+    Listen(Listen),
+    /// Its lock cannot be had.
+    #[error(transparent)]
+    Lock(LockError),
+    /// mcp-sessiond is not installed.
+    #[error(
+        "mcp-sessiond is neither beside serena-supervise nor on PATH; install it: cargo install --locked --path bins/mcp-sessiond"
+    )]
+    NoFront,
+    /// Nobody says where Serena keeps what it has.
+    #[error("neither SERENA_HOME nor HOME is an absolute path; set SERENA_HOME")]
+    NoHome,
+    /// All ports that clients would guess are taken.
+    #[error("none of the ports {PORT} to {0} is free on 127.0.0.1; say --listen 127.0.0.1:PORT")]
+    NoPort(u16),
+    /// Serena is not installed.
+    #[error(
+        "neither `serena` nor `uvx` is on PATH; install uv (https://docs.astral.sh/uv/), which brings uvx, or Serena itself: uv tool install {}",
+        serena::TESTED
+    )]
+    NoSerena,
+    /// The project is no directory.
+    #[error("--project: {}: {cause}", path.display())]
+    Project {
+        /// What was given.
+        path: PathBuf,
+        /// Why it is none.
+        cause: std::io::Error,
+    },
+    /// The runtime directory is too deep for a socket.
+    #[error("{0} (set XDG_RUNTIME_DIR or TMPDIR)")]
+    Socket(AddrError),
+}
+
+/// Everything that was found; nothing is started, bound or locked yet.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The project, its path as the system spells it.
+    pub project: PathBuf,
+    /// Serena's home.
+    pub home: PathBuf,
+    /// Serena's command line.
+    serena: Vec<String>,
+    /// The executable of mcp-sessiond.
+    front: PathBuf,
+    /// Serena's wake socket.
+    socket: PathBuf,
+    /// Where mcp-sessiond keeps this project's sessions, so that clients keep theirs over the next `up`.
+    state: PathBuf,
+    /// Where locks are, and the URL for whoever comes second.
+    runtime: PathBuf,
+    /// Stands for the project in file names.
+    tag: String,
+    /// Where to serve, if that was said.
+    listen: Option<SocketAddr>,
+}
+
+/// Finds what `up` needs: the project, Serena, mcp-sessiond, a home and a socket path that is short enough.
+pub fn plan(wanted: &Wanted, around: &Surroundings) -> Result<Plan, UpError> {
+    let listen = match &wanted.listen {
+        None => None,
+        Some(Listen::Tcp(address)) => Some(*address),
+        Some(other) => return Err(UpError::Listen(other.clone())),
+    };
+    let given = wanted.project.as_deref().unwrap_or(Path::new(""));
+    let project = project(&around.directory.join(given))?;
+    let path = around.path.as_deref();
+    let serena = serena::command(path, &project, &wanted.more).ok_or(UpError::NoSerena)?;
+    let beside = around.executable.as_ref().map(|executable| executable.with_file_name(FRONT));
+    let front = beside
+        .and_then(|file| program::find(&file.display().to_string(), None))
+        .or_else(|| program::find(FRONT, path))
+        .ok_or(UpError::NoFront)?;
+    let home = around.serena_home.clone().or_else(|| Some(around.home.as_ref()?.join(".serena")));
+    let home = home.ok_or(UpError::NoHome)?;
+    let tag = sha256_hex(project.as_os_str().as_encoded_bytes())[..DIGITS].to_owned();
+    let socket = around.runtime.join(format!("up-{tag}.sock"));
+    let socket = unix_path(&socket.display().to_string()).map_err(UpError::Socket)?;
+    let state = around.state.join(format!("up-{tag}"));
+    Ok(Plan { project, home, serena, front, socket, state, runtime: around.runtime.clone(), tag, listen })
+}
+
+/// Two spellings of one directory are one project.
+fn project(path: &Path) -> Result<PathBuf, UpError> {
+    let wrong = |cause| UpError::Project { path: path.to_owned(), cause };
+    let real = path.canonicalize().map_err(wrong)?;
+    if real.to_str().is_none() {
+        return Err(wrong(std::io::Error::other("its path is not UTF-8")));
+    }
+    if real.is_dir() { Ok(real) } else { Err(wrong(std::io::ErrorKind::NotADirectory.into())) }
+}
+
+impl Plan {
+    /// What the fleet runs, with mcp-sessiond on `address`.
+    pub fn config(&self, address: SocketAddr) -> Config {
+        let serena = Settings {
+            command: self.serena.clone(),
+            home: Some(literal(&self.home).into()),
+            socket: Some(Listen::Unix(literal(&self.socket).into())),
+            start: Start::Boot,
+            sleep_after: SleepAfter::Idle(Span::seconds(15 * 60)),
+            // uvx downloads it the first time.
+            start_timeout: Span::seconds(10 * 60),
+            probe: Probe::Mcp(MCP.into()),
+            language_server: true,
+            ..Settings::default()
+        };
+        let front = [
+            literal(&self.front),
+            "--listen".into(),
+            address.to_string(),
+            "--upstream".into(),
+            format!("unix:{}:{MCP}", literal(&self.socket)),
+            "--state-dir".into(),
+            "{home}".into(),
+            "--ready-fd".into(),
+            "{fd}".into(),
+        ];
+        let front = Settings {
+            command: front.into(),
+            home: Some(literal(&self.state).into()),
+            after: vec![SERENA.into()],
+            // Told, so that it is looked at and shown; one on another address cannot be reached at this one.
+            port: NonZeroU16::new(address.port())
+                .filter(|_| address.ip() == Ipv4Addr::LOCALHOST || address.ip() == Ipv4Addr::UNSPECIFIED),
+            sleep_after: SleepAfter::Never,
+            probe: Probe::Fd,
+            // Longer than the 10 s that it gives its clients.
+            stop: Stop { term: Span::seconds(15), ..Stop::default() },
+            ..Settings::default()
+        };
+        Config {
+            instance: BTreeMap::from([(SERENA.into(), serena), (FRONT.into(), front)]),
+            ..Config::default()
+        }
+    }
+
+    /// What a person needs to connect clients, once it serves.
+    pub fn welcome(&self, address: SocketAddr) -> String {
+        welcome::text(&url(address), &self.front)
+    }
+}
+
+/// Where clients find it.
+pub fn url(address: SocketAddr) -> String {
+    // Every address of the machine is also this one.
+    let ip = if address.ip().is_unspecified() { IpAddr::from(Ipv4Addr::LOCALHOST) } else { address.ip() };
+    format!("http://{}{MCP}", SocketAddr::new(ip, address.port()))
+}
+
+/// A path in which no brace is taken for a placeholder.
+fn literal(path: &Path) -> String {
+    path.display().to_string().replace('{', "{{")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! What a dead process left behind: found by its owner's tag in the environment, by descent, session and cgroup.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpid, getsid};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use super::cgroup::Leftovers;
+use super::procfs::{self, Process};
+use super::{FIRST_LOOK, KILL_LIMIT, LAST_LOOK};
+use super::{census, tag};
+
+/// Looks of [`kill_all`]: what is forked while we kill is seen at the next one.
+const KILL_ROUNDS: usize = 250;
+
+/// What is known of what one owner left.
+struct Search {
+    owner: String,
+    cgroups: Leftovers,
+    /// Processes as (pid, start) that have been looked into and are nobody's business of ours.
+    strangers: HashSet<(i32, u64)>,
+    found: HashSet<(i32, u64)>,
+    sessions: HashSet<i32>,
+}
+
+/// See [`super::sweep`].
+pub(super) async fn sweep(owner: &str, grace: Duration) -> Vec<i32> {
+    let mut search = Search::of(owner);
+    let patient_until = Instant::now() + grace;
+    let given_up_at = patient_until + KILL_LIMIT;
+    let mut told = HashSet::new();
+    let mut pause = FIRST_LOOK;
+    loop {
+        // On another thread: to look into every environment takes even longer than to walk.
+        let looked = spawn_blocking(move || {
+            let left = search.look();
+            (search, left)
+        });
+        // The runtime ends, and whoever waits for us with it.
+        let Ok((searched, left)) = looked.await else { return Vec::new() };
+        search = searched;
+        let now = Instant::now();
+        if left.is_empty() || now >= given_up_at {
+            break;
+        }
+        for pid in left {
+            if now >= patient_until {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            } else if told.insert(pid) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_LOOK);
+    }
+    search.cgroups.removed().await;
+    let mut pids: Vec<i32> = search.found.into_iter().map(|(pid, _)| pid).collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// See [`super::left_by`].
+pub(super) fn left_by(owner: &str) -> Vec<i32> {
+    Search::of(owner).look()
+}
+
+/// See [`super::kill_all`].
+pub(super) fn kill_all() {
+    for _ in 0..KILL_ROUNDS {
+        let table = procfs::table();
+        let untouchable = ourselves(&table);
+        let mut ours: HashSet<i32> = census::living_roots().into_iter().collect();
+        for one in table.iter().filter(|one| !one.zombie) {
+            if census::is_any_alive(tag::tags_in(&procfs::environment(one.pid))) {
+                ours.insert(one.pid);
+            }
+        }
+        procfs::add_descendants(&table, &mut ours);
+        let alive = table.iter().filter(|one| !one.zombie && ours.contains(&one.pid));
+        let mut alive = alive.filter(|one| !untouchable.contains(&one.pid)).peekable();
+        if alive.peek().is_none() {
+            return;
+        }
+        for one in alive {
+            let _ = kill(Pid::from_raw(one.pid), Signal::SIGKILL);
+        }
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "this thread does nothing else, and the process ends after it"
+        )]
+        std::thread::sleep(FIRST_LOOK);
+    }
+}
+
+impl Search {
+    fn of(owner: &str) -> Self {
+        let owner = tag::owner_digest(owner);
+        let cgroups = Leftovers::of(&owner);
+        Search { owner, cgroups, strangers: HashSet::new(), found: HashSet::new(), sessions: HashSet::new() }
+    }
+
+    /// Who is left now.
+    fn look(&mut self) -> Vec<i32> {
+        let table = procfs::table();
+        let untouchable = ourselves(&table);
+        let our_session = getsid(None).map_or(0, Pid::as_raw);
+        let in_cgroups: HashSet<i32> = self.cgroups.members().into_iter().collect();
+        let mut theirs = HashSet::new();
+        for one in table.iter().filter(|one| !one.zombie && !untouchable.contains(&one.pid)) {
+            let who = (one.pid, one.start);
+            if self.found.contains(&who)
+                || self.sessions.contains(&one.session)
+                || in_cgroups.contains(&one.pid)
+                || self.is_tagged(who)
+            {
+                theirs.insert(one.pid);
+            }
+        }
+        procfs::add_descendants(&table, &mut theirs);
+        let left = table
+            .iter()
+            .filter(|one| theirs.contains(&one.pid) && !one.zombie && !untouchable.contains(&one.pid));
+        self.found.extend(left.clone().map(|one| (one.pid, one.start)));
+        // A terminal from which we and they were started is not theirs alone.
+        self.sessions.extend(left.clone().map(|one| one.session).filter(|session| *session != our_session));
+        left.map(|one| one.pid).collect()
+    }
+
+    fn is_tagged(&mut self, who: (i32, u64)) -> bool {
+        if self.strangers.contains(&who) {
+            return false;
+        }
+        let environment = procfs::environment(who.0);
+        let is_theirs = tag::tags_in(&environment).any(|one| tag::is_of(one, &self.owner))
+            && !census::is_any_alive(tag::tags_in(&environment));
+        // Between fork and exec a child has its parent's environment; between exec and the end of its set-up, none.
+        if !is_theirs && !environment.is_empty() {
+            self.strangers.insert(who);
+        }
+        is_theirs
+    }
+}
+
+/// This process and all above it.
+fn ourselves(table: &[Process]) -> HashSet<i32> {
+    let mut ours = HashSet::new();
+    let mut next = Some(getpid().as_raw());
+    while let Some(pid) = next.filter(|pid| *pid > 0 && ours.insert(*pid)) {
+        next = table.iter().find(|one| one.pid == pid).map(|one| one.parent);
+    }
+    ours
+}

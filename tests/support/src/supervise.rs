@@ -1,0 +1,335 @@
+//! The real `serena-supervise` as a child of the test, in directories of its own.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    ops::Deref,
+    os::fd::AsRawFd as _,
+    path::PathBuf,
+    process::{ExitStatus, Output, Stdio},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Method, Request};
+use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    sys::signal::{Signal, kill},
+    unistd::{Pid, pipe},
+};
+use serde_json::Value;
+use tokio::{
+    io::AsyncReadExt as _,
+    net::unix::pipe::Receiver,
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
+
+use crate::{child_log::ChildLog, client::Client, failure::RpcFailure, ground::Ground};
+
+/// How long a start, a stop and a fact may take.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// How often [`Supervise::until`] asks.
+const GLANCE: Duration = Duration::from_millis(10);
+/// What the test's own surroundings may not decide.
+const INHERITED: [&str; 7] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "STATE_DIRECTORY",
+    "RUNTIME_DIRECTORY",
+    "MCP_CONTAINER_ROUTE_GENERATION",
+];
+
+/// A running `serena-supervise`; dropped, it and all it started is killed, and its log printed if the test is failing.
+#[derive(Debug)]
+pub struct Supervise {
+    /// What it runs under, such as `unshare`, and its flags.
+    under: Vec<String>,
+    binary: PathBuf,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    log: ChildLog,
+    child: Option<Child>,
+    ground: Ground,
+}
+
+impl Supervise {
+    /// Runs `run --config` on what `settings` writes, and waits until it says that it is ready.
+    pub async fn start(binary: &str, settings: impl FnOnce(&Ground) -> String) -> Supervise {
+        Supervise::start_with(binary, settings, &[]).await
+    }
+
+    /// The same, with environment variables (`RUST_LOG` is `debug` unless given).
+    pub async fn start_with(
+        binary: &str,
+        settings: impl FnOnce(&Ground) -> String,
+        env: &[(&str, &str)],
+    ) -> Supervise {
+        let supervise = Supervise::prepared(binary, env);
+        supervise.set(settings).await
+    }
+
+    /// The same, under another program such as `unshare`; [`Supervise::pid`] is that one's then.
+    pub async fn start_under(
+        under: &[&str],
+        binary: &str,
+        settings: impl FnOnce(&Ground) -> String,
+    ) -> Supervise {
+        let mut supervise = Supervise::prepared(binary, &[]);
+        supervise.under = under.iter().map(ToString::to_string).collect();
+        supervise.set(settings).await
+    }
+
+    async fn set(mut self, settings: impl FnOnce(&Ground) -> String) -> Supervise {
+        let settings = settings(&self.ground);
+        fs::write(self.settings_file(), settings).expect("a new directory is writable");
+        self.args = vec!["--config".into(), self.ground.file("settings.toml")];
+        self.start_again().await;
+        self
+    }
+
+    /// Runs `run` with the arguments that `args` gives: flags, then `--` and a command.
+    pub async fn start_command(binary: &str, args: impl FnOnce(&Ground) -> Vec<String>) -> Supervise {
+        let mut supervise = Supervise::prepared(binary, &[]);
+        supervise.args = args(&supervise.ground);
+        supervise.start_again().await;
+        supervise
+    }
+
+    /// One that does not run yet: for [`Supervise::command`].
+    pub fn prepared(binary: &str, env: &[(&str, &str)]) -> Supervise {
+        Supervise {
+            under: Vec::new(),
+            binary: binary.into(),
+            args: Vec::new(),
+            env: env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            log: ChildLog::default(),
+            child: None,
+            ground: Ground::new(),
+        }
+    }
+
+    /// Starts it again after [`Supervise::kill9`] or [`Supervise::stop`], with the same settings.
+    pub async fn start_again(&mut self) {
+        assert!(self.child.is_none(), "start_again() on a serena-supervise that runs");
+        let (ours, theirs) = pipe().expect("a pipe");
+        fcntl(&ours, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a fresh descriptor");
+        let mut command = self.bare();
+        command.args(["run", "--ready-fd", &theirs.as_raw_fd().to_string()]).args(&self.args);
+        command.stdout(Stdio::inherit()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.binary.display()));
+        drop(theirs);
+        self.log.follow(child.stderr.take().expect("stderr is piped"));
+        self.child = Some(child);
+        self.ready(File::from(ours)).await;
+    }
+
+    /// Runs another of its commands in the same surroundings, such as `status --json`; fails the test after 40 s.
+    pub async fn command(&self, args: &[&str]) -> Output {
+        let mut command = self.bare();
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = timeout(PATIENCE, command.output()).await;
+        let output = output.unwrap_or_else(|_| panic!("serena-supervise {args:?} is not done within 40 s"));
+        output.unwrap_or_else(|error| panic!("{}: {error}", self.binary.display()))
+    }
+
+    /// Replaces the file given as `--config`.
+    pub fn rewrite(&self, settings: impl FnOnce(&Ground) -> String) {
+        let partial = self.ground.path().join("settings.partial");
+        fs::write(&partial, settings(&self.ground)).expect("our own directory is writable");
+        fs::rename(partial, self.settings_file()).expect("our own directory is writable");
+    }
+
+    /// Asks the control socket: status, and the body as JSON (a string if it is none).
+    pub async fn control(&self, method: &str, path: &str) -> (u16, Value) {
+        let url = format!("unix:{}:/", self.control_socket().display());
+        let mut request = Request::new(Bytes::new());
+        *request.method_mut() = method.parse::<Method>().expect("a method");
+        // With an authority the client takes the path as it is.
+        *request.uri_mut() = format!("http://control{path}").parse().expect("a path");
+        let client = Client::builder(&url).lenient().unconnected();
+        // One that hangs fails the test while there is time to end it.
+        let asked = timeout(PATIENCE, client.raw(request)).await;
+        let asked = asked.unwrap_or_else(|_| panic!("{method} {path}: no answer within {PATIENCE:?}"));
+        let response = asked.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        let (head, body) = response.into_parts();
+        let text = String::from_utf8_lossy(&body);
+        (head.status.as_u16(), serde_json::from_str(&text).unwrap_or_else(|_| text.as_ref().into()))
+    }
+
+    /// Where it is asked.
+    pub fn control_socket(&self) -> PathBuf {
+        self.ground.path().join("run/serena-supervise/control.sock")
+    }
+
+    /// What `GET /instances` says of all.
+    pub async fn instances(&self) -> Vec<Value> {
+        let (status, instances) = self.control("GET", "/instances").await;
+        assert_eq!(status, 200, "{instances}");
+        instances.as_array().expect("GET /instances is an array").clone()
+    }
+
+    /// What it says of one.
+    pub async fn instance(&self, name: &str) -> Value {
+        let instances = self.instances().await;
+        let found = instances.iter().find(|instance| instance["name"] == name);
+        found.unwrap_or_else(|| panic!("no instance {name} in {instances:?}")).clone()
+    }
+
+    /// `POST /instances/NAME/ACTION`, which must be accepted.
+    pub async fn ask(&self, name: &str, action: &str) -> Value {
+        let (status, instance) = self.control("POST", &format!("/instances/{name}/{action}")).await;
+        assert_eq!(status, 202, "{action} of {name}: {instance}");
+        instance
+    }
+
+    /// Waits until `fact` holds of the instance, and returns it; fails the test after 40 s.
+    pub async fn until(&self, name: &str, fact: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let held = timeout(PATIENCE, async {
+            loop {
+                last = self.instance(name).await;
+                if fact(&last) {
+                    return;
+                }
+                sleep(GLANCE).await;
+            }
+        });
+        let held = held.await;
+        assert!(held.is_ok(), "the awaited fact never came true: {last:#}");
+        last
+    }
+
+    /// Waits until the instance is in this state.
+    pub async fn until_state(&self, name: &str, state: &str) -> Value {
+        self.until(name, |instance| instance["state"] == state).await
+    }
+
+    /// Waits until no process of the story is left but the supervisor itself.
+    pub async fn until_nothing_lives(&self) {
+        let besides = self.child.as_ref().and_then(Child::id);
+        let held = timeout(PATIENCE, async {
+            while !self.ground.living(besides).is_empty() {
+                sleep(GLANCE).await;
+            }
+        });
+        let held = held.await;
+        assert!(held.is_ok(), "still alive: {:?}", self.ground.living(besides));
+    }
+
+    /// The processes of the story that are alive, without the supervisor itself.
+    pub fn living(&self) -> Vec<i32> {
+        self.ground.living(self.child.as_ref().and_then(Child::id))
+    }
+
+    /// A client of an instance that has shaken hands with it; real servers repeat the session id, so it is lenient.
+    pub async fn client(&self, name: &str) -> Result<Client, RpcFailure> {
+        Client::builder(&self.url(name)).lenient().patience(PATIENCE).connect().await
+    }
+
+    /// Where clients of an instance connect.
+    pub fn url(&self, name: &str) -> String {
+        format!("unix:{}:/mcp", self.ground.socket(name).display())
+    }
+
+    /// The file given as `--config` by [`Supervise::start`].
+    pub fn settings_file(&self) -> PathBuf {
+        self.ground.path().join("settings.toml")
+    }
+
+    /// The process id while it runs.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().and_then(Child::id).expect("it runs")
+    }
+
+    /// SIGKILL; returns when it is gone.
+    pub async fn kill9(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().await.expect("our own child can be killed");
+        self.log.end().await;
+    }
+
+    /// Sends a signal to it.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).expect("our own child can be signalled");
+    }
+
+    /// SIGTERM, then waits up to 40 s for its end.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.end().await
+    }
+
+    /// SIGTERM; it must end with 0 and leave nothing alive: the end of a story.
+    pub async fn stop_clean(&mut self) {
+        let ended = self.stop().await;
+        // At once: whatever would go by itself soon was left behind all the same.
+        let left = self.ground.living(None);
+        assert_eq!((ended.code(), left), (Some(0), vec![]), "it ends with 0 and leaves nothing behind");
+    }
+
+    /// Waits up to 40 s until it has ended by itself, or because of a [`Supervise::signal`].
+    pub async fn end(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        let ended = timeout(PATIENCE, child.wait()).await.expect("serena-supervise ends within 40 s");
+        ended.expect("our own child can be waited for")
+    }
+
+    /// The last 2,000 lines of its stderr, over all its lives.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lines()
+    }
+
+    /// Waits until a line of stderr contains `text`, and returns it; fails the test after 60 s.
+    pub async fn until_logged(&self, text: &str) -> String {
+        self.log.until(text).await
+    }
+
+    /// The command with nothing but its surroundings.
+    pub fn bare(&self) -> Command {
+        let mut words = self.under.iter().map(OsStr::new).chain([self.binary.as_os_str()]);
+        let mut command = Command::new(words.next().expect("at least the binary"));
+        command.args(words);
+        for inherited in INHERITED {
+            command.env_remove(inherited);
+        }
+        command.envs(self.ground.environment()).env("RUST_LOG", "debug").envs(self.env.iter().cloned());
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    async fn ready(&mut self, pipe: File) {
+        let mut pipe = Receiver::from_file(pipe).expect("a pipe of ours");
+        let mut byte = [0];
+        let child = self.child.as_mut().expect("just started");
+        let outcome = timeout(PATIENCE, async {
+            tokio::select! {
+                read = pipe.read_exact(&mut byte) => read.map(|_| None),
+                ended = child.wait() => ended.map(Some),
+            }
+        });
+        let outcome = outcome.await;
+        if !matches!(outcome, Ok(Ok(None))) {
+            self.log.end().await;
+            panic!("serena-supervise {:?} did not start: {outcome:?}", self.args);
+        }
+    }
+}
+
+impl Deref for Supervise {
+    type Target = Ground;
+
+    fn deref(&self) -> &Ground {
+        &self.ground
+    }
+}
+
+impl Drop for Supervise {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- serena-supervise {:?} said:\n{}\n---", self.args, self.log().join("\n"));
+        }
+    }
+}
