@@ -2,10 +2,10 @@
 //! a route makes of it.
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Uri};
@@ -172,6 +172,9 @@ fn censored(text: &str) -> String {
     }
 }
 
+/// For [`Inner::digest`]: random, because a request may have a say in the route.
+static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
 /// A concrete place to send a request to; a clone is one reference count.
 #[derive(Clone, Debug)]
 pub struct Endpoint(Arc<Inner>);
@@ -183,6 +186,8 @@ struct Inner {
     target: Uri,
     host: HeaderValue,
     socket: Option<PathBuf>,
+    /// Of URI and host, worked out once: the pool looks an endpoint up twice a request.
+    digest: u64,
 }
 
 impl Endpoint {
@@ -195,13 +200,18 @@ impl Endpoint {
     ) -> Result<Self, http::Error> {
         let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path.clone()).build()?;
         let target = Uri::builder().path_and_query(path).build()?;
-        Ok(Endpoint(Arc::new(Inner { uri, target, host, socket })))
+        Ok(Endpoint::of(uri, target, host, socket))
+    }
+
+    fn of(uri: Uri, target: Uri, host: HeaderValue, socket: Option<PathBuf>) -> Self {
+        let digest = KEYS.hash_one((&uri, &host));
+        Endpoint(Arc::new(Inner { uri, target, host, socket, digest }))
     }
 
     /// The same place, spoken to with another `Host` header.
     pub fn with_host(&self, host: HeaderValue) -> Self {
         let Inner { uri, target, socket, .. } = &*self.0;
-        Endpoint(Arc::new(Inner { uri: uri.clone(), target: target.clone(), host, socket: socket.clone() }))
+        Endpoint::of(uri.clone(), target.clone(), host, socket.clone())
     }
 
     /// The URI of the request; for a Unix socket its authority is the hexadecimal path of the socket and `.unix`.
@@ -240,8 +250,7 @@ impl Eq for Endpoint {}
 
 impl Hash for Endpoint {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.uri.hash(state);
-        self.0.host.hash(state);
+        state.write_u64(self.0.digest);
     }
 }
 
