@@ -71,9 +71,9 @@ impl Client {
     pub async fn send(&self, to: &Endpoint, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
         let mut request = prepare(to, request);
         while let Some(sender) = self.pool.take(to) {
-            // The peer may have closed it while nobody looked, however short that was. One turn lets the runtime take
-            // notice, so that the request is not written to a dead connection, which would leave its fate unknown.
-            tokio::task::yield_now().await;
+            if !sender.is_usable().await {
+                continue;
+            }
             match send(sender, request, to, Some(&self.pool)).await? {
                 Ok(answer) => return Ok(answer),
                 // That connection died while it was idle.
@@ -101,6 +101,7 @@ impl Client {
         pool: Option<&Arc<Pool>>,
     ) -> Result<Response<Body>, SendError> {
         let stream = self.connector.open(to.uri()).await.map_err(|error| SendError::NotSent(error.into()))?;
+        let socket = stream.plain_socket();
         let shaken = http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) = shaken.map_err(|error| SendError::NotSent(error.into()))?;
         life::forever(async move {
@@ -108,7 +109,7 @@ impl Client {
                 log::debug!(error:% = error; "upstream connection ended");
             }
         });
-        let sent = send(sender, request, to, pool).await?;
+        let sent = send(Sender::new(sender, socket), request, to, pool).await?;
         sent.map_err(|Unwritten { why, .. }| SendError::NotSent(why.into()))
     }
 }
@@ -133,7 +134,7 @@ async fn send(
     to: &Endpoint,
     pool: Option<&Arc<Pool>>,
 ) -> Result<Result<Response<Body>, Unwritten>, SendError> {
-    match sender.try_send_request(request).await {
+    match sender.send(request).await {
         Ok(answer) => Ok(Ok(answer.map(|body| Body::Leased(Leased::new(body, sender, to, pool))))),
         Err(mut error) => match error.take_message() {
             Some(back) => Ok(Err(Unwritten { back, why: error.into_error() })),

@@ -4,16 +4,21 @@
 //! connection that died while it was idle never makes a request's fate unknown. And it costs a call less.
 
 use std::collections::HashMap;
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use tokio::time::Instant;
 
 use crate::body::BodyError;
@@ -21,7 +26,43 @@ use crate::life;
 use crate::upstream::Endpoint;
 
 /// The sending half of a connection.
-pub(crate) type Sender = SendRequest<Full<Bytes>>;
+#[derive(Debug)]
+pub(crate) struct Sender {
+    requests: SendRequest<Full<Bytes>>,
+    socket: Option<RawFd>,
+}
+
+impl Sender {
+    /// `socket` is the connection's own, by its number; none where TLS is spoken over it.
+    pub(crate) fn new(requests: SendRequest<Full<Bytes>>, socket: Option<RawFd>) -> Self {
+        Self { requests, socket }
+    }
+
+    /// Sends a request, which comes back with the error if nothing of it was written.
+    pub(crate) fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>>> + use<> {
+        self.requests.try_send_request(request)
+    }
+
+    /// Whether the idle connection is open and silent at this moment. The peer may have closed it while nobody looked,
+    /// however short that was, and the fate of a request written to a dead connection is unknown.
+    pub(crate) async fn is_usable(&self) -> bool {
+        let Some(socket) = self.socket else {
+            // TLS may have something to say of its own. One turn lets the runtime take notice of a close.
+            tokio::task::yield_now().await;
+            return !self.is_closed();
+        };
+        // Should the socket be closed and its number another's by now, the look does no harm and its result does not
+        // matter: hyper has let go of the connection then, and hands the request back.
+        recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Err(Errno::EAGAIN)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.requests.is_closed()
+    }
+}
 
 /// Idle connections.
 #[derive(Debug)]

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -167,8 +170,32 @@ async fn a_request_lost_on_a_reused_connection_is_broken_and_not_sent_again() {
     assert!(seen.ends_with("lost"), "{seen}");
     assert!(matches!(answer, Err(SendError::Broken(_))), "{answer:?}");
     // Had it been sent again, the new connection would be here already: it precedes the error.
-    let again = std::future::poll_fn(|cx| std::task::Poll::Ready(listener.poll_accept(cx).is_ready())).await;
+    let again = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx).is_ready())).await;
     assert!(!again, "it was sent again");
+}
+
+#[tokio::test]
+async fn a_connection_closed_a_moment_ago_is_not_written_to_though_the_runtime_had_no_turn_to_see_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = endpoint(&listener.local_addr().unwrap().to_string());
+    let client = Client::new(ClientOptions::default());
+    let serve = || async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream).await.unwrap();
+        stream.write_all(ANSWER).await.unwrap();
+        stream
+    };
+    let first = async { text(client.send(&to, request("once")).await.unwrap()).await };
+    let (_, stream) = tokio::join!(first, serve());
+    drop(stream);
+    let mut second = pin!(client.send(&to, request("next")));
+    // As hyper's server does with what it serves: twice, before the runtime has its turn.
+    let second = poll_fn(|cx| match second.as_mut().poll(cx) {
+        Poll::Pending => second.as_mut().poll(cx),
+        ready => ready,
+    });
+    let (answer, _stream) = tokio::join!(second, serve());
+    assert_eq!(text(answer.unwrap()).await, "ok");
 }
 
 #[tokio::test]
