@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::HeaderName;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 /// Header that carries a session's id (MCP 2025-11-25, transports, session management).
@@ -47,7 +47,7 @@ pub struct Envelope<'a> {
     #[serde(borrow, default)]
     pub id: Option<&'a RawValue>,
     /// A `Cow`, because `"a\u002fb"` is a valid spelling of a method.
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "text")]
     pub method: Option<Cow<'a, str>>,
     /// Parameters, unread.
     #[serde(borrow, default)]
@@ -58,6 +58,13 @@ pub struct Envelope<'a> {
     /// Error of a response, unread.
     #[serde(borrow, default)]
     pub error: Option<&'a RawValue>,
+}
+
+/// A text that is borrowed unless it has escapes; serde itself does that for a `Cow` but not for one in an `Option`.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    Ok(Option::<Text<'de>>::deserialize(deserializer)?.map(|text| text.0))
 }
 
 /// What a message is, by the members it has.
@@ -108,11 +115,15 @@ impl<'a> Envelope<'a> {
         if start == Some(&b'[') {
             return Err(Malformed::Batch);
         }
-        let envelope: Envelope<'a> =
-            serde_json::from_slice(body).map_err(|error| match error.classify() {
-                serde_json::error::Category::Data => Malformed::NotAMessage(error.to_string()),
-                _ => Malformed::NotJson(error.to_string()),
-            })?;
+        // Looked at as a whole, text is known for text sooner than piece by piece.
+        let read = match std::str::from_utf8(body) {
+            Ok(text) => serde_json::from_str(text),
+            Err(_) => serde_json::from_slice(body),
+        };
+        let envelope: Envelope<'a> = read.map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => Malformed::NotAMessage(error.to_string()),
+            _ => Malformed::NotJson(error.to_string()),
+        })?;
         if envelope.kind().is_none() {
             return Err(Malformed::NotAMessage("it has neither a method nor an id with a result".into()));
         }
@@ -157,6 +168,9 @@ pub enum Glance {
 
 /// Reads `message` up to the first of `method`, `result` and `error`; `None` if it has none of them.
 pub fn glance(message: &[u8]) -> Option<Glance> {
+    if let Some(told) = glance_at_prefix(message) {
+        return Some(told);
+    }
     #[derive(Deserialize)]
     #[serde(field_identifier, rename_all = "lowercase")]
     enum Key {
@@ -192,6 +206,17 @@ pub fn glance(message: &[u8]) -> Option<Glance> {
         Telling(&mut seen),
     );
     seen
+}
+
+/// The same for how most servers write: version, a plain id, and then what it is, without a space in between.
+fn glance_at_prefix(message: &[u8]) -> Option<Glance> {
+    let rest = message.strip_prefix(br#"{"jsonrpc":"2.0","id":"#)?;
+    let id = rest.iter().position(|byte| !byte.is_ascii_digit()).filter(|digits| *digits > 0)?;
+    match &rest[id..] {
+        rest if rest.starts_with(br#","result":"#) => Some(Glance::Result),
+        rest if rest.starts_with(br#","error":"#) => Some(Glance::Error),
+        _ => None,
+    }
 }
 
 /// `code` and `message` of a JSON-RPC error object.
@@ -332,6 +357,37 @@ mod tests {
         assert_eq!(glance(br#"{"params":{"result":1},"method":"x"}"#), Some(Glance::Method));
         assert_eq!(glance(b"{}"), None);
         assert_eq!(glance(b"[1"), None);
+    }
+
+    #[test]
+    fn a_glance_at_what_most_servers_write_sees_what_a_longer_look_sees() {
+        let spaced = |message: &str| message.replace(':', ": ");
+        for (message, seen) in [
+            (r#"{"jsonrpc":"2.0","id":12,"result":{}}"#, Some(Glance::Result)),
+            (r#"{"jsonrpc":"2.0","id":0,"error":{}}"#, Some(Glance::Error)),
+            (r#"{"jsonrpc":"2.0","id":12,"method":"ping"}"#, Some(Glance::Method)),
+            (r#"{"jsonrpc":"2.0","id":1.5,"result":{}}"#, Some(Glance::Result)),
+            (r#"{"jsonrpc":"2.0","id":"result","error":{}}"#, Some(Glance::Error)),
+            (r#"{"jsonrpc":"2.0","id":,"result":{}}"#, None),
+            (r#"{"jsonrpc":"2.0","id":1"#, None),
+        ] {
+            assert_eq!(
+                (glance(message.as_bytes()), glance(spaced(message).as_bytes())),
+                (seen, seen),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_an_escaped_method_is_copied() {
+        let method = |body: &'static str| Envelope::parse(body.as_bytes()).unwrap().method.unwrap();
+        assert!(matches!(method(r#"{"id":1,"method":"ping"}"#), Cow::Borrowed("ping")));
+        assert!(matches!(method(r#"{"id":1,"method":"p\u0069ng"}"#), Cow::Owned(_)));
+        assert_eq!(
+            Envelope::parse(br#"{"id":1,"method":null,"result":1}"#).unwrap().kind(),
+            Some(Kind::Response)
+        );
     }
 
     #[test]
