@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
+use http::header::AsHeaderName;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
@@ -63,7 +64,7 @@ fn admit(config: &Config, head: &request::Parts, peer: Peer) -> Result<Caller, R
 }
 
 /// The value of a header that must not come twice: somebody before us may have looked at the other one.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ()> {
+fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Result<Option<&str>, ()> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
@@ -85,7 +86,7 @@ fn signpost(config: &Config, headers: &HeaderMap, peer: Peer) -> Response<Body> 
 }
 
 fn check_host(config: &Config, headers: &HeaderMap) -> Result<(), Response<Body>> {
-    let host = only(headers, header::HOST.as_str()).ok().flatten().unwrap_or_default();
+    let host = only(headers, header::HOST).ok().flatten().unwrap_or_default();
     let fits = |allowed: &String| allowed == host || allowed == name_of(host);
     if is_loopback(name_of(host)) || config.allowed_hosts.iter().any(fits) {
         return Ok(());

@@ -3,6 +3,7 @@
 //! The first try is the fast path. Whatever is not simply an answer goes on in [`mend`]: wait for the heal, send again
 //! where that is safe, say so where it is not.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use mcp_daemon::body::Body;
 use mcp_daemon::client::SendError;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use super::collect::{Chain, collect};
@@ -42,8 +44,8 @@ pub struct Call {
     pub method: Box<str>,
     /// The message, byte for byte.
     pub body: Bytes,
-    /// The headers that go upstream, without those of the session.
-    pub headers: Arc<HeaderMap>,
+    /// The headers that go upstream, without those of the session; kept for another try.
+    pub headers: HeaderMap,
     /// Whether the client takes a stream for an answer.
     pub takes_stream: bool,
 }
@@ -73,10 +75,10 @@ pub enum Outcome {
     },
 }
 
-/// Carries a request to its answer.
-pub async fn run(engine: &Arc<Engine>, call: Arc<Call>) -> Response<Body> {
+/// Carries a request to its answer; `headers` are those of `call`, for the first try.
+pub async fn run(engine: &Arc<Engine>, call: Arc<Call>, headers: HeaderMap) -> Response<Body> {
     let first = match call.session.begin(engine, &call.headers) {
-        Some(live) => match try_once(engine, &call, &live, Progress::default()).await {
+        Some(live) => match try_once(engine, &call, headers, &live, Progress::default()).await {
             Outcome::Answer(answer) => return answer,
             outcome => Some((live, outcome)),
         },
@@ -110,7 +112,7 @@ pub async fn mend(
             Ok(live) => live,
             Err(answer) => return answer,
         };
-        let outcome = try_once(&engine, &call, &live, progress).await;
+        let outcome = try_once(&engine, &call, call.headers.clone(), &live, progress).await;
         tried = Some((live, outcome));
     }
 }
@@ -190,19 +192,25 @@ async fn may_run_twice(engine: &Arc<Engine>, call: &Call, progress: &mut Progres
 }
 
 /// Sends the request once.
-async fn try_once(engine: &Arc<Engine>, call: &Arc<Call>, live: &Live, progress: Progress) -> Outcome {
+async fn try_once(
+    engine: &Arc<Engine>,
+    call: &Arc<Call>,
+    headers: HeaderMap,
+    live: &Live,
+    progress: Progress,
+) -> Outcome {
     let upstream = &call.session.upstream;
     let flight = upstream.enter(engine);
-    let hung = upstream.hung.notified();
-    let request = post(&call.headers, live, call.body.clone());
+    let mut hung = pin!(upstream.hung.notified());
+    let request = post(headers, live, call.body.clone());
     let lost = |flavour, did_not_run| Outcome::Lost { flavour, did_not_run };
     let answer = tokio::select! {
         biased;
         answer = engine.back.send(upstream.route.as_ref(), request) => answer,
-        () = hung => return lost(Flavour::Hang, false),
+        () = &mut hung => return lost(Flavour::Hang, false),
     };
     match answer {
-        Ok(answer) => receive(engine, call, live, answer, flight, progress).await,
+        Ok(answer) => receive(engine, call, live, answer, flight, hung, progress).await,
         Err(SendError::NotSent(error)) => {
             log::debug!(session = call.session.key.short(), error:% = error; "upstream not reached");
             lost(Flavour::Refused, true)
@@ -215,10 +223,10 @@ async fn try_once(engine: &Arc<Engine>, call: &Arc<Call>, live: &Live, progress:
 }
 
 /// An upstream POST with the session's own headers.
-pub fn post(headers: &HeaderMap, live: &Live, body: Bytes) -> Request<Bytes> {
+pub fn post(headers: HeaderMap, live: &Live, body: Bytes) -> Request<Bytes> {
     let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
-    *request.headers_mut() = headers.clone();
+    *request.headers_mut() = headers;
     live.mark(request.headers_mut());
     request
 }
@@ -241,6 +249,7 @@ async fn receive(
     live: &Live,
     answer: Response<Body>,
     flight: InFlight,
+    hung: Pin<&mut Notified<'_>>,
     progress: Progress,
 ) -> Outcome {
     flight.heard();
@@ -263,7 +272,7 @@ async fn receive(
     let collected = tokio::select! {
         biased;
         collected = collect(body, bound) => collected,
-        () = flight.upstream().hung.notified() => Err(Flavour::Hang),
+        () = hung => Err(Flavour::Hang),
     };
     let whole = match collected {
         Err(flavour) => return Outcome::Lost { flavour, did_not_run: false },

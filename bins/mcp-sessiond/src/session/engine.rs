@@ -205,8 +205,8 @@ impl Engine {
             return Box::pin(modern::pass(self, &caller, &envelope, &body, &headers)).await;
         }
         let id = envelope.id.map_or("null", serde_json::value::RawValue::get);
-        let headers = Arc::new(headers);
         if envelope.method() == "initialize" && kind == Kind::Request {
+            let headers = Arc::new(headers);
             return Box::pin(open::open(self, &caller, &envelope, body.clone(), headers, takes_stream)).await;
         }
         let session = match &session_id {
@@ -225,11 +225,12 @@ impl Engine {
                     id: id.into(),
                     method: envelope.method().into(),
                     body: body.clone(),
-                    headers,
+                    headers: headers.clone(),
                     takes_stream,
                     session,
                 };
-                call::run(self, Arc::new(call)).await
+                // What came leaves: it has room for the session's headers, which a copy would have to grow for.
+                call::run(self, Arc::new(call), headers).await
             }
             Kind::Notification => {
                 Box::pin(messages::notify(self, &session, &envelope, body.clone(), headers)).await

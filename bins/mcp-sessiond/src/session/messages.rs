@@ -21,7 +21,7 @@ pub async fn notify(
     session: &Arc<Session>,
     envelope: &Envelope<'_>,
     body: Bytes,
-    headers: Arc<HeaderMap>,
+    headers: HeaderMap,
 ) -> Response<Body> {
     if envelope.method() == "notifications/cancelled" && session.cancel_parked(envelope) {
         return reply::accepted();
@@ -33,7 +33,7 @@ pub async fn notify(
         return reply::accepted();
     };
     let flight = session.upstream.enter(engine);
-    let sent = engine.back.send(session.upstream.route.as_ref(), post(&headers, &live, body));
+    let sent = engine.back.send(session.upstream.route.as_ref(), post(headers, &live, body));
     // A notification has no answer to wait for: a server that does not even acknowledge it is a matter for the next request.
     let answer = match tokio::time::timeout(Duration::from_secs(10), sent).await {
         Err(_elapsed) => return reply::accepted(),
@@ -73,7 +73,7 @@ pub async fn answer(
     session: &Arc<Session>,
     envelope: &Envelope<'_>,
     body: &Bytes,
-    headers: Arc<HeaderMap>,
+    headers: HeaderMap,
 ) -> Response<Body> {
     let (Some(id), Some(live)) = (envelope.id, session.begin(engine, &headers)) else {
         return reply::accepted();
@@ -83,7 +83,7 @@ pub async fn answer(
         return reply::accepted();
     };
     let _flight = session.upstream.enter(engine);
-    let request = post(&headers, &live, mcp::splice_id(body, id, theirs.get()));
+    let request = post(headers, &live, mcp::splice_id(body, id, theirs.get()));
     match engine.back.send(session.upstream.route.as_ref(), request).await {
         Ok(answer) if answer.status().is_success() => passed_on(answer).await,
         Ok(_) | Err(_) => reply::accepted(),

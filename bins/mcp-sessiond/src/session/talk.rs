@@ -186,7 +186,7 @@ async fn send(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::ACCEPT, ACCEPT_BOTH);
     engine.add_own_headers(&mut headers);
-    let mut request = call::post(&headers, live, Bytes::from(body));
+    let mut request = call::post(headers, live, Bytes::from(body));
     if is_first {
         // Nothing is agreed yet.
         request.headers_mut().remove(mcp::VERSION);
