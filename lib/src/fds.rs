@@ -9,9 +9,27 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Descriptors handed out already: each one can be owned once only.
 static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+
+/// The soft limit of open descriptors before [`raise_limit`].
+static GIVEN_LIMIT: OnceLock<u64> = OnceLock::new();
+
+/// Raises the limit of open descriptors as far as we may: a connection needs one or two. What we start should get back
+/// what we were given ([`given_limit`]), because some programs walk through all descriptors they might have.
+pub fn raise_limit() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        let _ = GIVEN_LIMIT.set(soft);
+    }
+}
+
+/// The limit of open descriptors that we were started with, if it was raised.
+pub fn given_limit() -> Option<u64> {
+    GIVEN_LIMIT.get().copied()
+}
 
 /// All inherited sockets of this name, each of which is handed out once in the life of the process.
 pub fn take_named(name: &str) -> io::Result<Vec<OwnedFd>> {

@@ -64,7 +64,7 @@ async fn the_ladder_goes_on_where_a_rung_does_not_help() {
     let mut supervise = running("", &[&STUBBORN[..], &["--ignore-int"]].concat()).await;
     let began = Instant::now();
     supervise.ask("one", "stop").await;
-    supervise.until_state("one", "killing").await;
+    supervise.until_logged("SIGKILL to the whole tree").await;
     supervise.until_state("one", "stopped").await;
     // 1 s, 0.3 s and 0.3 s on the rungs before the last.
     assert!((1_500..20_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());

@@ -38,8 +38,10 @@ pub fn welcome(url: &str) -> String {
         r#"Serena is served at {url}
 
 Claude Code:      claude mcp add --transport http serena {url}
-Cursor, VS Code, Augment (mcp.json, settings):
+Cursor (.cursor/mcp.json), Augment (import from JSON):
   {{"mcpServers": {{"serena": {{"type": "http", "url": "{url}"}}}}}}
+VS Code (.vscode/mcp.json):
+  {{"servers": {{"serena": {{"type": "http", "url": "{url}"}}}}}}
 Clients that only launch commands (Claude Desktop):
   {{"mcpServers": {{"serena": {{"command": "mcp-sessiond", "args": ["stdio", "--upstream", "{url}"]}}}}}}
 

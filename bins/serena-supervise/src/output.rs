@@ -23,6 +23,7 @@ use self::printer::Printer;
 pub use self::printer::{hide_servers, log_sink};
 use self::ring::Ring;
 pub use self::ring::{Followed, Line};
+use crate::probe::Echo;
 
 /// Bytes read at once.
 const PIECE: usize = 8 * 1024;
@@ -43,6 +44,8 @@ pub struct Output {
     /// Told at every line.
     more: Notify,
     hooks: RwLock<Vec<Hook>>,
+    /// Our own probes, whose lines nobody wants to read.
+    echoes: RwLock<Vec<Arc<Echo>>>,
 }
 
 impl Output {
@@ -58,6 +61,7 @@ impl Output {
             ring: Mutex::default(),
             more: Notify::new(),
             hooks: RwLock::default(),
+            echoes: RwLock::default(),
         })
     }
 
@@ -116,7 +120,15 @@ impl Output {
         }
     }
 
+    /// Leaves out, from now on, the lines that these probes cause, and no longer those of earlier ones.
+    pub fn leave_out(&self, echoes: Vec<Arc<Echo>>) {
+        *self.echoes.write().unwrap_or_else(PoisonError::into_inner) = echoes;
+    }
+
     fn line(&self, stream: &'static str, text: &str) {
+        if self.echoes.read().unwrap_or_else(PoisonError::into_inner).iter().any(|echo| echo.is_in(text)) {
+            return;
+        }
         self.printer.print(&self.name, text);
         self.ring().push(Line { stream, text: text.into() });
         self.more.notify_waiters();

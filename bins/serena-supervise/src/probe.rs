@@ -33,6 +33,9 @@ pub enum ProbeError {
     /// The connection is there, the answer is not.
     #[error("no answer within {}", span(*.0))]
     Silent(Duration),
+    /// This process could not ask: no descriptor, no memory, no port of its own. Says nothing about the server.
+    #[error("cannot ask: {0}")]
+    Ours(String),
     /// A server that told by descriptor or socket how it is, said no.
     #[error("{0}")]
     Told(String),

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use mcp_daemon::control;
 use mcp_daemon::exit::{Exit, Failure};
-use mcp_daemon::files;
 use mcp_daemon::life::{self, Life};
 use mcp_daemon::log;
+use mcp_daemon::{fds, files};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use supervise::config::Config;
@@ -26,7 +26,7 @@ pub const DAEMON: &str = "serena-supervise";
 /// How often a start that takes long is reported to the service manager.
 const STILL_STARTING: Duration = Duration::from_secs(5);
 /// At most one look for ended orphans in this time.
-const REAP_EVERY: Duration = Duration::from_secs(1);
+const REAP_EVERY: Duration = Duration::from_millis(200);
 /// How long what is to be printed may take to be printed at the end.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -52,6 +52,7 @@ pub struct Told {
 
 /// Serves until it is told to stop.
 pub fn serve(serving: Serving) -> Done {
+    fds::raise_limit();
     // Whoever watches a start at a terminal reads the progress, and asks for the rest.
     let default = if serving.told.is_some() { "warn" } else { "info" };
     if serving.told.is_some() {

@@ -1,8 +1,8 @@
 //! Who listens on a port: /proc/net/tcp names the socket, /proc/<pid>/fd its holders.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::Holder;
@@ -11,6 +11,9 @@ use super::procfs;
 /// Addresses as /proc/net/tcp prints them (in words of the machine's byte order), those that answer 127.0.0.1, the
 /// closest first; a connection goes to the closest one.
 const CLOSEST_FIRST: [[u8; 4]; 2] = [[127, 0, 0, 1], [0, 0, 0, 0]];
+
+/// Bytes of a line in /proc/net/tcp, which are all as long; in tcp6 they are longer.
+const LINE: usize = 150;
 
 /// Ports that are remembered; who asks for more of one tree pays each time.
 const MAX_SEEN: usize = 8;
@@ -40,7 +43,9 @@ impl Seen {
         if sockets.is_empty() {
             return Holder::Nobody;
         }
-        match held(sockets, members()) {
+        // The root is the one in most trees; to find all members takes a walk.
+        let by_root = held_by(&[root], &mut sockets.clone()).ok().flatten();
+        match by_root.map_or_else(|| held(sockets, members()), Ok) {
             Ok(seen) => {
                 if self.0.len() < MAX_SEEN {
                     self.0.insert(port, seen);
@@ -52,21 +57,31 @@ impl Seen {
     }
 }
 
-/// Where members hold all of these sockets; else who does.
-fn held(mut sockets: HashSet<u64>, members: Vec<i32>) -> Result<Vec<(PathBuf, u64)>, Holder> {
+/// Where these processes hold all of the sockets, which are taken out one by one; an error where that cannot be seen.
+fn held_by(pids: &[i32], sockets: &mut HashSet<u64>) -> io::Result<Option<Vec<(PathBuf, u64)>>> {
     let mut seen = Vec::new();
-    let mut is_blind = false;
-    for pid in &members {
+    let mut blind = None;
+    for pid in pids {
         match sockets_of(*pid) {
             Ok(held) => seen.extend(held.into_iter().filter(|(_, inode)| sockets.remove(inode))),
             // It ended meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(_) => is_blind = true,
+            Err(error) => blind = Some(error),
         }
         if sockets.is_empty() {
-            return Ok(seen);
+            return Ok(Some(seen));
         }
     }
+    blind.map_or(Ok(None), Err)
+}
+
+/// Where members hold all of these sockets; else who does.
+fn held(mut sockets: HashSet<u64>, members: Vec<i32>) -> Result<Vec<(PathBuf, u64)>, Holder> {
+    let is_blind = match held_by(&members, &mut sockets) {
+        Ok(Some(seen)) => return Ok(seen),
+        Ok(None) => false,
+        Err(_) => true,
+    };
     let members: HashSet<i32> = members.into_iter().collect();
     let others = procfs::table().into_iter().map(|one| one.pid).filter(|pid| !members.contains(pid));
     let foreign = others
@@ -80,13 +95,38 @@ fn held(mut sockets: HashSet<u64>, members: Vec<i32>) -> Result<Vec<(PathBuf, u6
 
 /// The inodes of the sockets that share what comes to 127.0.0.1 at `port`.
 fn listening(root: i32, port: u16) -> HashSet<u64> {
-    let read = |name: &str| {
-        // The root may have ended before its children.
-        fs::read_to_string(format!("/proc/{root}/net/{name}"))
-            .or_else(|_| fs::read_to_string(format!("/proc/self/net/{name}")))
-            .unwrap_or_default()
-    };
-    closest(&read("tcp"), &read("tcp6"), port)
+    // The usual server listens right there, and is found among the first lines.
+    let exact = format!("{:08X}", u32::from_ne_bytes(CLOSEST_FIRST[0]));
+    let mut found = None;
+    let tcp = lines_until(root, "tcp", |line| {
+        found = listener(line, port).filter(|(address, _)| *address == exact);
+        found.is_some()
+    });
+    match found {
+        Some((_, inode)) => HashSet::from([inode]),
+        None => closest(&tcp, &lines_until(root, "tcp6", |_| false), port),
+    }
+}
+
+/// Reads a table of /proc/net until a line is the one. Those that listen come first, and each read makes the system
+/// look for as many as there is room for, through a table of all connections; so there is room for one.
+fn lines_until(root: i32, name: &str, mut is_it: impl FnMut(&str) -> bool) -> String {
+    // The root may have ended before its children.
+    let file = File::open(format!("/proc/{root}/net/{name}"))
+        .or_else(|_| File::open(format!("/proc/self/net/{name}")));
+    let (Ok(mut file), mut text, mut room) = (file, String::new(), [0; LINE]) else { return String::new() };
+    let mut seen = 0;
+    while let Ok(length @ 1..) = file.read(&mut room) {
+        text.push_str(&String::from_utf8_lossy(&room[..length]));
+        while let Some(end) = text[seen..].find('\n') {
+            let line = &text[seen..seen + end];
+            if is_it(line) {
+                return text;
+            }
+            seen += end + 1;
+        }
+    }
+    text
 }
 
 fn closest(tcp: &str, tcp6: &str, port: u16) -> HashSet<u64> {

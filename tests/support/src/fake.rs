@@ -107,6 +107,11 @@ pub async fn run_fake_backend(mut fake: FakeBackend) -> Result<(), Box<dyn Error
     journal.started(start, fake.port);
     journal::alone(&fake.log, &journal)?;
     let told = signals::listen(&fake, &journal)?;
+    let forgotten = journal.clone();
+    tokio::spawn(async move {
+        sleep(children::LIFE).await;
+        end(&forgotten, 1);
+    });
     noise::make(&fake.faults);
     fake.faults.children.start(&fake.log)?;
     // Written to, so that the pages are really there.

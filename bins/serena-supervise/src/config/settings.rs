@@ -293,6 +293,15 @@ impl Settings {
         Ok(environment)
     }
 
+    /// Whether it listens on a port that the supervisor knows.
+    pub fn has_port(&self) -> bool {
+        let told = |argument: &String| argument.contains("{port}");
+        self.port.is_some()
+            || self.probe.asks_port()
+            || self.command.iter().any(told)
+            || self.env.values().any(told)
+    }
+
     /// Whether it runs from the start of the supervisor on.
     pub fn starts_at_boot(&self) -> bool {
         match self.start {

@@ -12,7 +12,7 @@ use tokio::sync::MutexGuard as AsyncGuard;
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::failures::{Failures, Verdict};
-use super::process::{Process, ended};
+use super::process::{Process, StartError, ended};
 use super::state::{Event, Phase, Rest};
 use super::{Instance, stop};
 use crate::config::{Hook, Settings, SleepAfter};
@@ -29,6 +29,8 @@ const PORT_TAKEN_WORDS: [&str; 2] = ["address already in use", "eaddrinuse"];
 const PORTS_TRIED: u32 = 5;
 /// How often a tree without limits is measured: for `status`, and to reap what it orphaned.
 const MEASURE: Duration = Duration::from_secs(30);
+/// Pause after a failure that is not the server's: the machine had no process or descriptor to give.
+const MACHINE_PAUSE: Duration = Duration::from_secs(1);
 /// How often the state of the language server is looked at.
 const ASK_LANGUAGE_SERVER: Duration = Duration::from_secs(1);
 
@@ -47,6 +49,8 @@ struct Kept {
     place: Option<Place>,
     failures: Failures,
     ports_tried: u32,
+    /// Whether the last failure was this machine's, which is out of something.
+    blameless: bool,
 }
 
 impl Work {
@@ -113,7 +117,11 @@ impl Work {
         let settings = self.instance.settings();
         let process = match Process::start(&self.instance, settings, &self.life).await {
             Ok(process) => process,
-            Err(cause) => return self.failed(cause, Event::Broke),
+            Err(StartError::Machine(cause)) => {
+                self.kept().blameless = true;
+                return self.failed(cause, Event::Broke);
+            }
+            Err(StartError::Command(cause)) => return self.failed(cause, Event::Broke),
         };
         self.instance.update(|board| {
             board.starts += 1;
@@ -131,15 +139,13 @@ impl Work {
     pub(super) async fn probe(&self) -> Event {
         let mut running = self.process.lock().await;
         let Some(process) = running.as_mut() else { return Event::Broke };
-        let patience = process.settings.start_timeout.duration();
         let born = Instant::now();
+        let patience = Mutex::new(born + process.settings.start_timeout.duration());
         let mut last = None;
-        let answered = {
-            let asked = process.readiness.until_ready(&mut last);
-            tokio::select! {
-                exit = process.tree.exited() => Err(Some(exit)),
-                told = timeout(patience, asked) => told.map_err(|_elapsed| None),
-            }
+        let answered = tokio::select! {
+            exit = process.tree.exited() => Err(Some(exit)),
+            told = process.readiness.until_ready(&mut last, &patience) => Ok(told),
+            () = passed(&patience) => Err(None),
         };
         match answered {
             Ok(Ok(())) => {}
@@ -173,7 +179,7 @@ impl Work {
         let mut running = self.process.lock().await;
         let Some(process) = running.as_mut() else { return Event::Broke };
         let settings = process.settings.clone();
-        let hung = process.hung();
+        let hung = Process::hung(process.liveness.clone(), settings.clone(), process.tree.pid());
         tokio::pin!(hung);
         let mut measure =
             interval(if has_limits(&settings) { settings.limits.interval.duration() } else { MEASURE });
@@ -353,6 +359,9 @@ impl Work {
     /// Counts a failure and pauses.
     pub(super) async fn pause(&self) -> Event {
         let settings = self.instance.settings();
+        if std::mem::take(&mut self.kept().blameless) {
+            return self.wait(MACHINE_PAUSE).await;
+        }
         let verdict = self.kept().failures.count(&settings.backoff, Instant::now(), chance());
         match verdict {
             Verdict::TooMany => Event::TooMany,
@@ -416,6 +425,17 @@ impl Work {
             Err(error) => Err(format!("{name}: {error}")),
         };
         done.inspect_err(|error| log::warn!(instance = self.name(), error; "hook failed"))
+    }
+}
+
+/// Waits until a moment that may move on meanwhile.
+async fn passed(moment: &Mutex<Instant>) {
+    loop {
+        let until = *moment.lock().expect("no panic while locked");
+        if Instant::now() >= until {
+            return;
+        }
+        tokio::time::sleep_until(until).await;
     }
 }
 

@@ -313,7 +313,7 @@ impl Instance {
             "doing": board.doing,
             "cause": board.cause,
             "pid": board.pid,
-            "port": board.target.map(|target| target.port()),
+            "port": board.target.filter(|_| board.settings.has_port()).map(|target| target.port()),
             "socket": self.roots.bound.first().map(ToString::to_string),
             "home": board.settings.home.as_ref().map(|home| home.display().to_string()),
             "in_state_seconds": board.entered.elapsed().as_secs(),

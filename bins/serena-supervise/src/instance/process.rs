@@ -1,14 +1,16 @@
 //! One process of an instance: how it is started, how it tells that it is ready, and what it printed last.
 
-use std::future::{Future, pending};
+use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mcp_daemon::fds;
 use mcp_daemon::life::Life;
 use mcp_daemon::tree::{Cgroup, Holder, Launch, Tree};
+use nix::errno::Errno;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -37,8 +39,23 @@ pub(super) struct Process {
     pub(super) settings: Arc<Settings>,
     pub(super) born: Instant,
     pub(super) readiness: Readiness,
-    probe: Probe,
+    /// Asks whether it still is; `None` where there is no port to ask at.
+    pub(super) liveness: Option<Arc<Prober>>,
     pumps: Vec<JoinHandle<()>>,
+}
+
+/// Why there is no process, for a person.
+pub(super) enum StartError {
+    /// What was to be run cannot be.
+    Command(String),
+    /// The machine has nothing to give just now.
+    Machine(String),
+}
+
+impl From<String> for StartError {
+    fn from(text: String) -> Self {
+        StartError::Command(text)
+    }
 }
 
 /// How it is known that it is ready.
@@ -57,7 +74,7 @@ impl Process {
         instance: &Arc<Instance>,
         settings: Arc<Settings>,
         life: &Life,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, StartError> {
         let port = match settings.port {
             Some(port) => port.get(),
             None => ports::free_port().map_err(|error| format!("no free port: {error}"))?,
@@ -76,7 +93,8 @@ impl Process {
         launch.directory.clone_from(&settings.directory);
         launch.owner = Some(instance.roots.owner.clone());
         launch.cgroup = Cgroup::create(&instance.roots.owner, instance.name.as_str());
-        launch.open_files = settings.limits.open_files.map(|files| u64::from(files.get()));
+        launch.open_files =
+            settings.limits.open_files.map(|files| u64::from(files.get())).or(fds::given_limit());
         let probe = filled(&settings.probe, &values).map_err(unfilled)?;
         let readiness = match &probe {
             Probe::Fd => {
@@ -98,19 +116,35 @@ impl Process {
         };
         // What was said of the last process is not true of this one.
         *instance.said.lock().expect("no panic while locked") = Said::default();
+        let has_port = settings.has_port();
+        let liveness = Prober::for_liveness(&probe, has_port.then_some(target))
+            .map_err(|error| error.to_string())?
+            .map(Arc::new);
+        let asked = match &readiness {
+            Readiness::Asked(prober) => prober.echo(),
+            Readiness::Fd(_) | Readiness::Notify(_) => None,
+        };
+        let echoes = asked.into_iter().chain(liveness.as_ref().and_then(|prober| prober.echo()));
+        instance.output.leave_out(echoes.collect());
         let program = launch.command.first().map(|program| program.to_string_lossy().into_owned());
         let (tree, pipes) = Tree::spawn(launch).await.map_err(|error| {
             let program = program.unwrap_or_default();
-            match error.kind() {
+            let text = match error.kind() {
                 std::io::ErrorKind::NotFound => format!("command `{program}` is not found"),
                 _ => format!("command `{program}` cannot be run: {error}"),
+            };
+            match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EAGAIN | Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => {
+                    StartError::Machine(text)
+                }
+                _ => StartError::Command(text),
             }
         })?;
         let pumps = vec![
             life.spawn(instance.output.clone().pump(pipes.stdout, "stdout")),
             life.spawn(instance.output.clone().pump(pipes.stderr, "stderr")),
         ];
-        Ok(Self { tree, target, settings, born: Instant::now(), readiness, probe, pumps })
+        Ok(Self { tree, target, settings, born: Instant::now(), readiness, liveness, pumps })
     }
 
     /// How its language server is doing: by its log, else by its dashboard where that is really its own.
@@ -131,17 +165,10 @@ impl Process {
     }
 
     /// Ends, with the reason, when it answers no more; never where it has no port to ask at.
-    pub(super) fn hung(&self) -> impl Future<Output = String> + Send + 'static {
-        let has_port = self.settings.port.is_some()
-            || self.probe.asks_port()
-            || self.settings.command.iter().any(|argument| argument.contains("{port}"));
-        let prober = Prober::for_liveness(&self.probe, has_port.then_some(self.target));
-        let (settings, root) = (self.settings.clone(), self.tree.pid());
-        async move {
-            match prober {
-                Ok(Some(prober)) => probe::watch(&prober, &settings.liveness, root).await.text,
-                Ok(None) | Err(_) => pending().await,
-            }
+    pub(super) async fn hung(liveness: Option<Arc<Prober>>, settings: Arc<Settings>, root: u32) -> String {
+        match liveness {
+            Some(prober) => probe::watch(&prober, &settings.liveness, root).await.text,
+            None => pending().await,
         }
     }
 
@@ -184,15 +211,34 @@ impl Instance {
 }
 
 impl Readiness {
-    /// Ends when it is ready, or when it said that it never will be; `last` is the latest other answer.
-    pub(super) async fn until_ready(&mut self, last: &mut Option<ProbeError>) -> Result<(), ProbeError> {
+    /// Ends when it is ready, or when it said that it never will be; `last` is the latest other answer. A server that
+    /// says how long it will take (`EXTEND_TIMEOUT_USEC`) moves `patience`.
+    pub(super) async fn until_ready(
+        &mut self,
+        last: &mut Option<ProbeError>,
+        patience: &Mutex<Instant>,
+    ) -> Result<(), ProbeError> {
         match self {
             Readiness::Asked(prober) => {
                 prober.until_ready(ASK, |error| *last = Some(error.clone())).await;
                 Ok(())
             }
             Readiness::Fd(fd) => fd.told().await,
-            Readiness::Notify(notify) => notify.told().await,
+            Readiness::Notify(notify) => loop {
+                let unreadable =
+                    |error| ProbeError::Told(format!("its notifications cannot be read: {error}"));
+                let message = notify.next().await.map_err(unreadable)?;
+                if let Some(status) = message.status {
+                    *last = Some(ProbeError::Told(status));
+                }
+                if let Some(longer) = message.extend {
+                    let mut patience = patience.lock().expect("no panic while locked");
+                    *patience = (*patience).max(Instant::now() + longer);
+                }
+                if message.ready {
+                    return Ok(());
+                }
+            },
         }
     }
 }

@@ -1,6 +1,8 @@
 //! One question to a server, on a connection of its own; and the same question until the answer is yes.
 
+use std::error::Error;
 use std::ffi::OsString;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use mcp_daemon::addr::{Endpoint, Upstream};
 use mcp_daemon::body::Body;
 use mcp_daemon::client::{Client, ClientOptions, SendError};
 use mcp_daemon::exit::chain;
+use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -198,11 +201,31 @@ async fn beginning(mut body: Body) -> Result<Vec<u8>, ProbeError> {
 }
 
 async fn connect(target: SocketAddr) -> Result<(), ProbeError> {
-    TcpStream::connect(target).await.map(drop).map_err(|error| ProbeError::Gone(error.to_string()))
+    TcpStream::connect(target).await.map(drop).map_err(|error| {
+        if is_ours(&error) {
+            ProbeError::Ours(error.to_string())
+        } else {
+            ProbeError::Gone(error.to_string())
+        }
+    })
 }
 
 fn gone(error: SendError) -> ProbeError {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+    while let Some(one) = cause {
+        if one.downcast_ref::<io::Error>().is_some_and(is_ours) {
+            return ProbeError::Ours(chain(&error));
+        }
+        cause = one.source();
+    }
     ProbeError::Gone(chain(&error))
+}
+
+/// Whether an error of the system is about this process and not about whom it asks.
+fn is_ours(error: &io::Error) -> bool {
+    const OURS: [Errno; 5] =
+        [Errno::EADDRNOTAVAIL, Errno::EAGAIN, Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
+    error.raw_os_error().is_some_and(|number| OURS.contains(&Errno::from_raw(number)))
 }
 
 #[cfg(test)]

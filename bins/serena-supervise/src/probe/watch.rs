@@ -66,6 +66,10 @@ pub async fn watch(prober: &Prober, liveness: &Liveness, root: u32) -> Dead {
             count.answered(now);
             continue;
         }
+        if matches!(error, ProbeError::Ours(_)) {
+            log::debug!(error:% = error; "a probe could not be made, which does not count");
+            continue;
+        }
         let sign = pulse.look();
         log::debug!(error:% = error, sign:? = sign; "a probe failed");
         if let Some(dead) = count.failed(&error, sign, now) {

@@ -14,7 +14,7 @@ use std::{
 
 use nix::{
     sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask},
-    unistd::{pause, setsid},
+    unistd::setsid,
 };
 use serde_json::json;
 
@@ -22,6 +22,8 @@ use super::journal::Writer;
 
 /// The argument that makes this process a child.
 pub(crate) const CHILD: &str = "--sleep-as-child";
+/// Longer than any story: whoever is forgotten ends by himself.
+pub(crate) const LIFE: Duration = Duration::from_secs(600);
 /// How long one process of a storm lives: 200 of them start 800 processes a second, which two cores can bear.
 const HOP: Duration = Duration::from_millis(250);
 /// How often a storm goes on when nobody ends it.
@@ -117,7 +119,6 @@ pub fn be_child(arguments: &[OsString]) -> io::Result<()> {
         return Children { storm: Some(left), ..children }.command(&log, false)?.spawn().map(drop);
     }
     Writer::open(&log)?.write("child", json!({}));
-    loop {
-        pause();
-    }
+    sleep(LIFE);
+    Ok(())
 }
