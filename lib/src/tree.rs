@@ -119,18 +119,18 @@ pub fn mechanism() -> Mechanism {
     }
 }
 
-/// Ends what a dead process left of its trees with this [`Launch::owner`], and all below: SIGTERM, `grace`, SIGKILL.
+/// Ends what a dead process left of its trees with these [`Launch::owner`]s, and all below: SIGTERM, `grace`, SIGKILL.
 /// The answer is who was found; empty where the system does not show environments. A process that cleared its environment
 /// is found by its parents, its session or its cgroup alone.
 ///
-/// The caller holds a lock which proves that the owner is dead. Spared are this process, all above it, and its living
+/// The caller holds locks which prove that the owners are dead. Spared are this process, all above it, and its living
 /// trees, whoever their owner is.
-pub async fn sweep(owner: &str, grace: Duration) -> Vec<i32> {
+pub async fn sweep(owners: &[String], grace: Duration) -> Vec<i32> {
     #[cfg(target_os = "linux")]
-    return sweep::sweep(owner, grace).await;
+    return sweep::sweep(owners, grace).await;
     #[cfg(not(target_os = "linux"))]
     {
-        let _ = (owner, grace);
+        let _ = (owners, grace);
         Vec::new()
     }
 }

@@ -155,6 +155,30 @@ mod saturate {
     }
 
     #[tokio::test]
+    async fn killed_at_any_moment_it_leaves_nothing_that_its_successor_does_not_clear_away() {
+        let mut supervise = Supervise::start(BINARY, |ground| {
+            let arguments = ["--children", "3", "--double-fork", "--setsid"];
+            ground.instance("one", "sleep_after = '60ms'", &arguments)
+        })
+        .await;
+        for round in 0..24 {
+            let woken = tokio::spawn(ping(supervise.socket("one"), round));
+            // From before the start of the server to after the beginning of its stop.
+            sleep(Duration::from_millis(round as u64 * 7)).await;
+            supervise.kill9().await;
+            woken.await.unwrap();
+            supervise.start_again().await;
+            // It is ready, and nobody has woken anything yet.
+            assert_eq!(supervise.living(), Vec::<i32>::new(), "round {round}");
+        }
+        assert!(ping(supervise.socket("one"), 0).await.starts_with("HTTP/1.1 404"));
+        let journal = supervise.journal("one");
+        assert!(journal.count("start") > 12, "the moments were missed");
+        assert_eq!(journal.count("overlap"), 0);
+        supervise.stop_clean().await;
+    }
+
+    #[tokio::test]
     async fn two_hundred_clients_are_served_with_forty_descriptors() {
         let forty = ["prlimit", "--nofile=40:40"];
         let mut supervise =

@@ -163,6 +163,31 @@ async fn what_a_dead_server_left_is_gone_before_the_next_one_starts() {
 }
 
 #[tokio::test]
+async fn a_stop_takes_its_own_children_and_not_those_of_a_neighbour() {
+    let mut arguments = STUBBORN.to_vec();
+    arguments.push("--children-clear-environment");
+    let mut supervise = Supervise::start(BINARY, |ground| {
+        ["a", "b"].map(|name| ground.instance(name, "start = 'boot'", &arguments)).concat()
+    })
+    .await;
+    for name in ["a", "b"] {
+        supervise.journal(name).until(|journal| journal.count("child") == 5).await;
+    }
+    // Nothing in the children themselves says whose they are; the last look at them may be a while ago.
+    for round in 1..=3 {
+        supervise.ask("a", "stop").await;
+        supervise.until_state("a", "stopped").await;
+        assert_eq!(supervise.journal("a").living(), Vec::<i32>::new(), "round {round}");
+        assert_eq!(supervise.journal("b").living().len(), 6, "round {round}");
+        supervise.ask("a", "wake").await;
+        supervise.until_state("a", "ready").await;
+        supervise.journal("a").until(|journal| journal.count("child") == 5 * (round + 1)).await;
+    }
+    assert_eq!(supervise.instance("b").await["starts"], 1);
+    supervise.stop_clean().await;
+}
+
+#[tokio::test]
 async fn a_child_that_holds_the_output_open_delays_nothing() {
     let arguments =
         ["--children", "1", "--leave-on-pipe", "--double-fork", "--setsid", "--crash-after", "300ms"];

@@ -178,7 +178,7 @@ fn serve_http(serving: Serving) -> Done {
     runtime()?.block_on(async move {
         let life = Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
         // Whoever holds the store's lock is its only owner: what still runs in its name was left by one that was killed.
-        let left = tree::sweep(&owner, config.process.stop_grace.duration().min(LEFTOVERS_GRACE)).await;
+        let left = tree::sweep(std::slice::from_ref(&owner), config.process.stop_grace.duration().min(LEFTOVERS_GRACE)).await;
         if !left.is_empty() {
             log::warn!(pids:? = left; "ended the server processes that an earlier mcp-sessiond left behind");
         }

@@ -103,8 +103,14 @@ impl Fleet {
             members: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
         });
+        let mut locked = Vec::new();
         for (name, settings) in config.instances()? {
-            let member = fleet.make(&config, &name, settings).await?;
+            let (lock, owner) = fleet.lock(&name, &settings)?;
+            locked.push((name, settings, lock, owner));
+        }
+        sweep(locked.iter().map(|(_, _, _, owner)| owner.clone()).collect()).await;
+        for (name, settings, lock, owner) in locked {
+            let member = fleet.make(&config, &name, settings, lock, owner)?;
             fleet.members().insert(name, member);
         }
         Ok(fleet)
@@ -124,15 +130,29 @@ impl Fleet {
         self.members().values().map(|member| member.instance.clone()).collect()
     }
 
-    async fn make(&self, config: &Config, name: &Route, settings: Settings) -> Result<Member, FleetError> {
-        let lock = lock_path(&self.runtime, name, &settings);
-        make_parent(name, &lock)?;
-        let owner = lock.display().to_string();
-        let lock = Lock::take(&lock).map_err(|source| FleetError::Lock { name: name.clone(), source })?;
-        let left = tree::sweep(&owner, SWEEP_GRACE).await;
-        if !left.is_empty() {
-            log::warn!(instance = name.as_str(), pids:? = left; "a predecessor had left processes, they are gone now");
-        }
+    /// An instance's lock, and by which name what a dead predecessor left is found.
+    fn lock(&self, name: &Route, settings: &Settings) -> Result<(Lock, String), FleetError> {
+        let path = lock_path(&self.runtime, name, settings);
+        make_parent(name, &path)?;
+        let lock = Lock::take(&path).map_err(|source| FleetError::Lock { name: name.clone(), source })?;
+        Ok((lock, path.display().to_string()))
+    }
+
+    /// One more instance, beside those that run.
+    async fn add(&self, config: &Config, name: &Route, settings: Settings) -> Result<Member, FleetError> {
+        let (lock, owner) = self.lock(name, &settings)?;
+        sweep(vec![owner.clone()]).await;
+        self.make(config, name, settings, lock, owner)
+    }
+
+    fn make(
+        &self,
+        config: &Config,
+        name: &Route,
+        settings: Settings,
+        lock: Lock,
+        owner: String,
+    ) -> Result<Member, FleetError> {
         let listeners = match &settings.socket {
             Some(socket) => bind(name, socket)?,
             None => Vec::new(),
@@ -240,7 +260,7 @@ impl Fleet {
         }
         let mut made = Vec::new();
         for (name, settings) in wanted.iter().filter(|(name, _)| !self.members().contains_key(*name)) {
-            match self.make(&config, name, settings.clone()).await {
+            match self.add(&config, name, settings.clone()).await {
                 Ok(member) => made.push((name.clone(), member)),
                 Err(error) => {
                     end(made.into_iter().map(|(_, member)| member).collect()).await;
@@ -274,7 +294,7 @@ impl Fleet {
                 said.push(format!("{name}: removed"));
                 continue;
             };
-            let member = self.make(&config, &name, settings).await?;
+            let member = self.add(&config, &name, settings).await?;
             let instance = member.instance.clone();
             self.members().insert(name.clone(), member);
             if instance.settings().starts_at_boot() {
@@ -326,6 +346,14 @@ async fn end(members: Vec<Member>) {
             log::error!(instance = member.instance.name.as_str(), error:% = error; "an actor did not end by itself");
         }
         member.doors.finish().await;
+    }
+}
+
+/// Clears away what dead predecessors left; all at once, because each may be stubborn.
+async fn sweep(owners: Vec<String>) {
+    let left = tree::sweep(&owners, SWEEP_GRACE).await;
+    if !left.is_empty() {
+        log::warn!(pids:? = left; "a predecessor had left processes, they are gone now");
     }
 }
 

@@ -16,10 +16,10 @@ use super::{census, tag};
 /// Looks of [`kill_all`]: what is forked while we kill is seen at the next one.
 const KILL_ROUNDS: usize = 250;
 
-/// What is known of what one owner left.
+/// What is known of what some owners left.
 struct Search {
-    owner: String,
-    cgroups: Leftovers,
+    owners: Vec<String>,
+    cgroups: Vec<Leftovers>,
     /// Processes as (pid, start) that have been looked into and are nobody's business of ours.
     strangers: HashSet<(i32, u64)>,
     found: HashSet<(i32, u64)>,
@@ -27,8 +27,8 @@ struct Search {
 }
 
 /// See [`super::sweep`].
-pub(super) async fn sweep(owner: &str, grace: Duration) -> Vec<i32> {
-    let mut search = Search::of(owner);
+pub(super) async fn sweep(owners: &[String], grace: Duration) -> Vec<i32> {
+    let mut search = Search::of(owners);
     let patient_until = Instant::now() + grace;
     let given_up_at = patient_until + KILL_LIMIT;
     let mut told = HashSet::new();
@@ -56,7 +56,9 @@ pub(super) async fn sweep(owner: &str, grace: Duration) -> Vec<i32> {
         sleep(pause).await;
         pause = (pause * 2).min(LAST_LOOK);
     }
-    search.cgroups.removed().await;
+    for cgroups in &search.cgroups {
+        cgroups.removed().await;
+    }
     let mut pids: Vec<i32> = search.found.into_iter().map(|(pid, _)| pid).collect();
     pids.sort_unstable();
     pids
@@ -64,7 +66,7 @@ pub(super) async fn sweep(owner: &str, grace: Duration) -> Vec<i32> {
 
 /// See [`super::left_by`].
 pub(super) fn left_by(owner: &str) -> Vec<i32> {
-    Search::of(owner).look()
+    Search::of(&[owner.to_owned()]).look()
 }
 
 /// See [`super::kill_all`].
@@ -96,10 +98,10 @@ pub(super) fn kill_all() {
 }
 
 impl Search {
-    fn of(owner: &str) -> Self {
-        let owner = tag::owner_digest(owner);
-        let cgroups = Leftovers::of(&owner);
-        Search { owner, cgroups, strangers: HashSet::new(), found: HashSet::new(), sessions: HashSet::new() }
+    fn of(owners: &[String]) -> Self {
+        let owners: Vec<String> = owners.iter().map(|owner| tag::owner_digest(owner)).collect();
+        let cgroups = owners.iter().map(|owner| Leftovers::of(owner)).collect();
+        Search { owners, cgroups, strangers: HashSet::new(), found: HashSet::new(), sessions: HashSet::new() }
     }
 
     /// Who is left now.
@@ -107,7 +109,7 @@ impl Search {
         let table = procfs::table();
         let untouchable = ourselves(&table);
         let our_session = getsid(None).map_or(0, Pid::as_raw);
-        let in_cgroups: HashSet<i32> = self.cgroups.members().into_iter().collect();
+        let in_cgroups: HashSet<i32> = self.cgroups.iter().flat_map(Leftovers::members).collect();
         let mut theirs = HashSet::new();
         for one in table.iter().filter(|one| !one.zombie && !untouchable.contains(&one.pid)) {
             let who = (one.pid, one.start);
@@ -134,7 +136,8 @@ impl Search {
             return false;
         }
         let environment = procfs::environment(who.0);
-        let is_theirs = tag::tags_in(&environment).any(|one| tag::is_of(one, &self.owner))
+        let is_theirs = tag::tags_in(&environment)
+            .any(|one| self.owners.iter().any(|owner| tag::is_of(one, owner)))
             && !census::is_any_alive(tag::tags_in(&environment));
         // Between fork and exec a child has its parent's environment; between exec and the end of its set-up, none.
         if !is_theirs && !environment.is_empty() {

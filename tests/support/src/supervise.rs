@@ -289,7 +289,12 @@ impl Supervise {
 
     /// The command with nothing but its surroundings.
     pub fn bare(&self) -> Command {
-        let mut words = self.under.iter().map(OsStr::new).chain([self.binary.as_os_str()]);
+        self.bare_under(&self.under.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The same, under another program such as `sh`.
+    pub fn bare_under(&self, under: &[&str]) -> Command {
+        let mut words = under.iter().map(OsStr::new).chain([self.binary.as_os_str()]);
         let mut command = Command::new(words.next().expect("at least the binary"));
         command.args(words);
         for inherited in INHERITED {
