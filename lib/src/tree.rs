@@ -1,10 +1,8 @@
 //! Owns a process tree: what was started, everything below it, and what was orphaned on the way, gone when we say so.
 //!
-//! The root gets a session of its own and a tag in its environment, both inherited, and a cgroup where the caller could
-//! make one; orphans come to us, because this process is their subreaper. Who belongs to a tree is in `census`, how a
-//! root is started in `spawn`, what a dead process left in `sweep`. Limit, only without a cgroup: a process that forked
-//! twice, took a new session *and* cleared its environment before anybody looked is found only while no other tree
-//! lives.
+//! The root gets a session of its own, a tag in its environment and a mark among its limits, all inherited, and a cgroup
+//! where the caller could make one; orphans come to us, because this process is their subreaper. Who belongs to a tree is
+//! in `census`, how a root is started in `spawn`, what a dead process left in `sweep`.
 
 #[cfg(target_os = "linux")]
 mod census;
@@ -14,6 +12,7 @@ mod census;
 mod cgroup;
 mod child;
 mod launch;
+mod mark;
 #[cfg(target_os = "linux")]
 mod procfs;
 #[cfg(target_os = "linux")]

@@ -15,6 +15,7 @@ use nix::unistd::{Pid, getpid, getsid};
 use tokio::process::Child;
 
 use super::Usage;
+use super::mark::Mark;
 use super::procfs::{self, Process};
 use super::tag;
 
@@ -34,6 +35,8 @@ pub(super) fn can_find_orphans() -> bool {
 /// What is known of one tree's members.
 pub(super) struct Census {
     tag: String,
+    /// Found on whoever cleared its environment.
+    mark: Option<Mark>,
     root: i32,
     /// Start of the root in clock ticks since boot: nobody older belongs to the tree.
     born: u64,
@@ -47,6 +50,7 @@ impl Census {
     /// Starts a root by `spawn` (which sets `tag` in its environment and gives it a session) and enters it.
     pub(super) fn open(
         tag: String,
+        mark: Option<Mark>,
         spawn: impl FnOnce() -> io::Result<Child>,
     ) -> io::Result<(Child, Census)> {
         let mut roots = roots();
@@ -54,7 +58,7 @@ impl Census {
         let root = child.id().map_or(0, |pid| pid as i32);
         roots.insert(tag.clone(), root);
         let born = procfs::process(root).map_or(0, |process| process.start);
-        Ok((child, Census { tag, root, born, known: HashSet::new(), sessions: HashSet::from([root]) }))
+        Ok((child, Census { tag, mark, root, born, known: HashSet::new(), sessions: HashSet::from([root]) }))
     }
 
     /// The members that are alive now; `certain` are known to be some.
@@ -101,7 +105,7 @@ impl Census {
             } else if (one.pid == self.root && one.start == self.born)
                 || self.known.contains(&(one.pid, one.start))
                 || self.sessions.contains(&one.session)
-                || (adopted && (alone || is_tagged(one.pid, &self.tag)))
+                || (adopted && (alone || self.knows(one.pid)))
             {
                 mine.insert(one.pid);
             }
@@ -120,6 +124,10 @@ impl Census {
         self.sessions =
             table.iter().map(|one| one.session).filter(|session| *session != our_session).collect();
         table
+    }
+
+    fn knows(&self, orphan: i32) -> bool {
+        is_tagged(orphan, &self.tag) || self.mark.as_ref().is_some_and(|mark| mark.is_on(orphan))
     }
 
     /// Without /proc: the process group of the root, told by the root's number, and who is `certain`.

@@ -57,14 +57,16 @@ fn duplicate(descriptor: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Lets the child begin with a session of its own, our death as its signal, in its cgroup, with its descriptors and
-/// limits.
+/// Lets the child begin with a session of its own, our death as its signal, in its cgroup, with its descriptors, limits
+/// and mark. Without a limit of open files of its own it gets the one that we were given.
 pub(super) fn prepare(
     command: &mut Command,
     entrance: Option<File>,
     inherited: &Inherited,
     open_files: Option<u64>,
+    mark: Option<u64>,
 ) {
+    let given = crate::fds::given_limit();
     let (parent, inherited) = (getpid(), inherited.clone());
     let in_child = move || {
         setsid()?;
@@ -74,10 +76,15 @@ pub(super) fn prepare(
             let _ = entrance.write(b"0");
         }
         inherited.put_into_places()?;
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
         if let Some(files) = open_files {
-            let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
             let files = files.min(most);
             setrlimit(Resource::RLIMIT_NOFILE, files, files)?;
+        } else if let Some(files) = given {
+            setrlimit(Resource::RLIMIT_NOFILE, files, most)?;
+        }
+        if let Some(mark) = mark {
+            put_on(mark)?;
         }
         Ok(())
     };
@@ -93,6 +100,17 @@ fn end_with(parent: Pid) -> io::Result<()> {
     if nix::unistd::getppid() != parent {
         return Err(Errno::ESRCH.into());
     }
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn put_on(mark: u64) -> io::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_MSGQUEUE)?;
+    Ok(setrlimit(Resource::RLIMIT_MSGQUEUE, mark, most)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn put_on(_mark: u64) -> io::Result<()> {
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use tokio::process::Child;
 
 use super::Usage;
+use super::mark::Mark;
 
 /// Orphans go to the first process of the system here.
 pub(super) fn adopt_orphans() -> io::Result<()> {
@@ -33,6 +34,7 @@ impl Census {
     /// Starts a root by `spawn`, which gives it a session and so a group of its own.
     pub(super) fn open(
         _tag: String,
+        _mark: Option<Mark>,
         spawn: impl FnOnce() -> io::Result<Child>,
     ) -> io::Result<(Child, Census)> {
         let child = spawn()?;

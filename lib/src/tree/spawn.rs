@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::census::{self, Census};
 use super::child::{self, Inherited};
+use super::mark::Mark;
 use super::tag::Tag;
 use super::{Cgroup, Launch, Pipes, Stdin, Tree};
 use crate::signals;
@@ -26,6 +27,7 @@ struct Job {
     command: Command,
     inherited: Inherited,
     tag: Tag,
+    mark: Option<Mark>,
     cgroup: Option<Cgroup>,
     runtime: Handle,
     reply: oneshot::Sender<io::Result<(Tree, Pipes)>>,
@@ -61,9 +63,11 @@ pub(super) async fn spawn(launch: Launch) -> io::Result<(Tree, Pipes)> {
     let inherited = Inherited::new(launch.pass)?;
     let (reply, answer) = oneshot::channel();
     let entrance = launch.cgroup.as_ref().map(Cgroup::entrance).transpose()?;
-    child::prepare(&mut command, entrance, &inherited, launch.open_files);
+    let mark = Mark::new();
+    let limit = mark.as_ref().map(Mark::limit);
+    child::prepare(&mut command, entrance, &inherited, launch.open_files, limit);
     spawner()?
-        .send(Job { command, inherited, tag, cgroup: launch.cgroup, runtime: Handle::current(), reply })
+        .send(Job { command, inherited, tag, mark, cgroup: launch.cgroup, runtime: Handle::current(), reply })
         .map_err(|_| io::Error::other("the thread that starts processes has ended"))?;
     answer.await.map_err(|_| io::Error::other("the thread that starts processes has panicked"))?
 }
@@ -81,8 +85,8 @@ fn spawner() -> io::Result<Sender<Job>> {
     let (sender, jobs) = channel::<Job>();
     std::thread::Builder::new().name("spawner".into()).spawn(move || {
         // Never ends: the static above keeps a sender.
-        for Job { command, inherited, tag, cgroup, runtime, reply } in jobs {
-            let tree = start(command, &inherited, tag, cgroup, &runtime);
+        for Job { command, inherited, tag, mark, cgroup, runtime, reply } in jobs {
+            let tree = start(command, &inherited, (tag, mark), cgroup, &runtime);
             // Nobody waits any more: the tree is dropped, which kills it.
             let _ = reply.send(tree);
         }
@@ -94,13 +98,13 @@ fn spawner() -> io::Result<Sender<Job>> {
 fn start(
     mut command: Command,
     inherited: &Inherited,
-    tag: Tag,
+    (tag, mark): (Tag, Option<Mark>),
     cgroup: Option<Cgroup>,
     runtime: &Handle,
 ) -> io::Result<(Tree, Pipes)> {
     let _inside = runtime.enter();
     let places = inherited.occupy_places()?;
-    let (mut root, census) = Census::open(tag.own, || command.spawn())?;
+    let (mut root, census) = Census::open(tag.own, mark, || command.spawn())?;
     drop(places);
     let (Some(stdout), Some(stderr)) = (root.stdout.take(), root.stderr.take()) else {
         return Err(io::Error::other("a pipe to the child is missing"));

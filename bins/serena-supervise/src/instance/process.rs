@@ -7,7 +7,6 @@ use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mcp_daemon::fds;
 use mcp_daemon::life::Life;
 use mcp_daemon::tree::{Cgroup, Holder, Launch, Tree};
 use nix::errno::Errno;
@@ -93,8 +92,7 @@ impl Process {
         launch.directory.clone_from(&settings.directory);
         launch.owner = Some(instance.roots.owner.clone());
         launch.cgroup = Cgroup::create(&instance.roots.owner, instance.name.as_str());
-        launch.open_files =
-            settings.limits.open_files.map(|files| u64::from(files.get())).or(fds::given_limit());
+        launch.open_files = settings.limits.open_files.map(|files| u64::from(files.get()));
         let probe = filled(&settings.probe, &values).map_err(unfilled)?;
         let readiness = match &probe {
             Probe::Fd => {
