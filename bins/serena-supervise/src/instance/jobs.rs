@@ -1,6 +1,6 @@
-//! What is done in each state of an instance; each job ends with the event that it came to.
+//! What is done in each state of an instance; each job ends with the event that it came to. The job of one that serves is
+//! in `health`.
 
-use std::future::pending;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -9,16 +9,14 @@ use mcp_daemon::life::Life;
 use mcp_daemon::secret;
 use mcp_daemon::tree::Holder;
 use tokio::sync::MutexGuard as AsyncGuard;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::failures::{Failures, Verdict};
 use super::process::{Process, StartError, ended};
-use super::state::{Event, Phase, Rest};
+use super::state::Event;
 use super::{Instance, stop};
-use crate::config::{Hook, Settings, SleepAfter};
-use crate::dashboard::Level;
+use crate::config::{Hook, Settings};
 use crate::hooks;
-use crate::limits;
 use crate::places::{Place, Places};
 
 /// Serena exits with this when its port is taken.
@@ -27,27 +25,23 @@ const PORT_TAKEN: i32 = 3;
 const PORT_TAKEN_WORDS: [&str; 2] = ["address already in use", "eaddrinuse"];
 /// A port may be taken this often in a row before it counts as a failure.
 const PORTS_TRIED: u32 = 5;
-/// How often a tree without limits is measured: for `status`, and to reap what it orphaned.
-const MEASURE: Duration = Duration::from_secs(30);
 /// Pause after a failure that is not the server's: the machine had no process or descriptor to give.
 const MACHINE_PAUSE: Duration = Duration::from_secs(1);
-/// How often the state of the language server is looked at.
-const ASK_LANGUAGE_SERVER: Duration = Duration::from_secs(1);
 
 /// What the jobs of one instance share.
 pub(super) struct Work {
-    instance: Arc<Instance>,
+    pub(super) instance: Arc<Instance>,
     places: Option<Arc<Places>>,
     life: Life,
-    process: tokio::sync::Mutex<Option<Process>>,
+    pub(super) process: tokio::sync::Mutex<Option<Process>>,
     kept: Mutex<Kept>,
 }
 
 /// What outlasts a job.
 #[derive(Default)]
-struct Kept {
+pub(super) struct Kept {
     place: Option<Place>,
-    failures: Failures,
+    pub(super) failures: Failures,
     ports_tried: u32,
     /// Whether the last failure was this machine's, which is out of something.
     blameless: bool,
@@ -58,11 +52,11 @@ impl Work {
         Self { instance, places, life, process: tokio::sync::Mutex::default(), kept: Mutex::default() }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    pub(super) fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().expect("no panic while locked")
     }
 
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.instance.name.as_str()
     }
 
@@ -72,7 +66,7 @@ impl Work {
     }
 
     /// Something failed; `cause` is for a person.
-    fn failed(&self, cause: String, event: Event) -> Event {
+    pub(super) fn failed(&self, cause: String, event: Event) -> Event {
         log::warn!(instance = self.name(), cause; "failed");
         self.instance.update(|board| {
             board.failures += 1;
@@ -174,118 +168,6 @@ impl Work {
         Event::Answers
     }
 
-    /// Watches over a server that serves, until something has to be done.
-    pub(super) async fn watch(&self) -> Event {
-        let mut running = self.process.lock().await;
-        let Some(process) = running.as_mut() else { return Event::Broke };
-        let settings = process.settings.clone();
-        let hung = Process::hung(process.liveness.clone(), settings.clone(), process.tree.pid());
-        tokio::pin!(hung);
-        let mut measure =
-            interval(if has_limits(&settings) { settings.limits.interval.duration() } else { MEASURE });
-        let mut language_server = interval(ASK_LANGUAGE_SERVER);
-        loop {
-            tokio::select! {
-                exit = process.tree.exited() => return self.exited(process, exit.ok()).await,
-                cause = &mut hung => return self.failed(cause, Event::Broke),
-                () = self.idle(&settings) => {}
-                () = self.outdated() => return Event::Renew,
-                _ = measure.tick() => {
-                    if let Some(event) = self.measure(process) {
-                        return event;
-                    }
-                }
-                _ = language_server.tick(), if settings.language_server => {
-                    if let Some(event) = self.ask_language_server(process).await {
-                        return event;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Puts it to sleep once nobody has used it for long enough; that replaces the job that waits here.
-    async fn idle(&self, settings: &Settings) {
-        let (SleepAfter::Idle(after), true) = (settings.sleep_after, settings.socket.is_some()) else {
-            return pending().await;
-        };
-        loop {
-            let left = after.duration().saturating_sub(self.instance.board().idle_for());
-            if left.is_zero() && self.instance.sleep_if_idle(Rest::Asleep) {
-                return pending().await;
-            }
-            // A connection in between makes this too early, and never too late.
-            sleep(left.max(Duration::from_millis(1))).await;
-        }
-    }
-
-    /// Ends when a fresh process is wanted, and it is quiet or has been busy for too long.
-    async fn outdated(&self) {
-        let since = self
-            .instance
-            .until(|board| (board.generation != board.fresh.generation).then_some(board.fresh_since))
-            .await;
-        let deadline = self.instance.board().fresh.deadline;
-        tokio::select! {
-            () = self.instance.until(|board| board.is_idle().then_some(())) => {}
-            () = tokio::time::sleep_until(since + deadline) => {}
-        }
-    }
-
-    fn measure(&self, process: &mut Process) -> Option<Event> {
-        let usage = process.tree.usage();
-        let idle = self.instance.update(|board| {
-            board.memory = Some(usage.memory);
-            board.processes = Some(usage.processes);
-            board.is_idle()
-        });
-        let age = process.born.elapsed();
-        if self
-            .instance
-            .board()
-            .ready_since
-            .is_some_and(|since| since.elapsed() >= process.settings.backoff.stable.duration())
-        {
-            self.kept().failures.forget();
-        }
-        let excess = limits::verdict(&process.settings.limits, usage, age)?;
-        if !excess.at_once && !idle {
-            return None;
-        }
-        log::warn!(instance = self.name(), excess = excess.text; "over its limits, gets a fresh process");
-        self.instance.update(|board| board.cause = Some(excess.text));
-        Some(match (excess.at_once, process.settings.socket.is_some()) {
-            (true, _) => Event::RenewNow,
-            // Whoever comes next wakes it.
-            (false, true) if !process.settings.starts_at_boot() => Event::Rest(Rest::Limit),
-            (false, _) => Event::Renew,
-        })
-    }
-
-    /// What the state of the language server means for us; a failed one is never a reason to start again.
-    async fn ask_language_server(&self, process: &mut Process) -> Option<Event> {
-        let level = process.language_server(&self.instance).await;
-        let patience = process.settings.start_timeout.duration();
-        let (bad, text) = match &level {
-            Level::Failed(why) => (true, format!("failed: {why}")),
-            Level::Ready => (false, "ready".into()),
-            Level::Starting => (process.born.elapsed() > patience, "starting".into()),
-            Level::Unknown => (false, "unknown".into()),
-        };
-        let degraded = self.instance.update(|board| {
-            board.language_server = Some(text.clone());
-            board.state.phase() == Phase::Degraded
-        });
-        match (bad, degraded) {
-            (true, false) => {
-                log::warn!(instance = self.name(), language_server = text; "serves without its language server");
-                Some(Event::Worse)
-            }
-            (false, true) => Some(Event::Better),
-            _ => None,
-        }
-    }
-
     /// Until nobody uses it, or the time for that is over.
     pub(super) async fn drain(&self) -> Event {
         let settings = self.instance.settings();
@@ -385,14 +267,18 @@ impl Work {
     }
 
     /// The main process exited by itself.
-    async fn exited(&self, process: &mut Process, exit: Option<ExitStatus>) -> Event {
+    pub(super) async fn exited(&self, process: &mut Process, exit: Option<ExitStatus>) -> Event {
         process.last_words().await;
         let last = self.instance.output.last(1).pop().unwrap_or_default();
         let said = last.to_lowercase();
-        if exit.and_then(|exit| exit.code()) == Some(PORT_TAKEN)
-            || PORT_TAKEN_WORDS.iter().any(|words| said.contains(words))
-        {
-            return self.port_taken(process, None);
+        let says_so = PORT_TAKEN_WORDS.iter().any(|words| said.contains(words));
+        // Of another server the number may mean anything, so somebody has to be there.
+        if says_so || exit.and_then(|exit| exit.code()) == Some(PORT_TAKEN) {
+            match process.tree.listener_on(process.target.port()) {
+                Holder::Foreign(holder) => return self.port_taken(process, holder),
+                Holder::Nobody if !says_so => {}
+                Holder::Nobody | Holder::Ours | Holder::Unknown => return self.port_taken(process, None),
+            }
         }
         let how = exit.map_or_else(|| "it is gone".into(), ended);
         let cause = if last.is_empty() { how } else { format!("{how}: {last}") };
@@ -437,14 +323,6 @@ async fn passed(moment: &Mutex<Instant>) {
         }
         tokio::time::sleep_until(until).await;
     }
-}
-
-fn has_limits(settings: &Settings) -> bool {
-    let limits = &settings.limits;
-    limits.memory_soft.is_some()
-        || limits.memory_hard.is_some()
-        || limits.processes.is_some()
-        || limits.max_age.is_some()
 }
 
 /// A number in 0..1, so that what failed together is not tried again together.
