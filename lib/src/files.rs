@@ -4,12 +4,19 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::getuid;
+use nix::sys::signal::kill;
+use nix::unistd::{Pid, getuid};
 
 use crate::secret::random_id;
+
+/// Looks at a lock whose holder is dead, before it counts as held all the same.
+const DYING_LOOKS: u32 = 200;
+/// Pause between two of them.
+const DYING_LOOK: Duration = Duration::from_millis(5);
 
 /// Replaces a file by other bytes, whole or not at all, even if the power fails; owner-only (0600).
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -84,15 +91,7 @@ impl Lock {
             .mode(0o600)
             .open(path)
             .map_err(system)?;
-        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => file,
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                let mut text = String::new();
-                let _ = file.read_to_string(&mut text);
-                return Err(LockError::Held { path: path.to_owned(), holder: text.trim().parse().ok() });
-            }
-            Err((_, errno)) => return Err(system(errno.into())),
-        };
+        let mut file = lock(file, path)?;
         // Who holds it is good to know; on a full disk it is held all the same.
         let _ = file
             .set_len(0)
@@ -105,6 +104,35 @@ impl Lock {
 /// Any text as the name of a file: what is no letter, digit, `.` or `-` becomes `_`.
 pub fn name_of(text: &str) -> String {
     text.replace(|char: char| !char.is_ascii_alphanumeric() && !".-".contains(char), "_")
+}
+
+/// Locks the file. A dead holder's last child keeps the lock alive from its fork to its exec: that is waited for.
+fn lock(mut file: File, path: &Path) -> Result<Flock<File>, LockError> {
+    for _ in 0..DYING_LOOKS {
+        let (mut held, errno) = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => return Ok(file),
+            Err(refused) => refused,
+        };
+        if errno != Errno::EWOULDBLOCK {
+            return Err(LockError::System { path: path.to_owned(), cause: errno.into() });
+        }
+        let holder = holder(&mut held);
+        let is_dead = holder.is_some_and(|pid| kill(Pid::from_raw(pid as i32), None) == Err(Errno::ESRCH));
+        if !is_dead {
+            return Err(LockError::Held { path: path.to_owned(), holder });
+        }
+        file = held;
+        #[allow(clippy::disallowed_methods, reason = "at the start, and seldom: nothing is served yet")]
+        std::thread::sleep(DYING_LOOK);
+    }
+    Err(LockError::Held { path: path.to_owned(), holder: holder(&mut file) })
+}
+
+/// Whose number is in the file.
+fn holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    let _ = file.rewind().and_then(|()| file.read_to_string(&mut text));
+    text.trim().parse().ok()
 }
 
 /// The state directory: the flag, else `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/<daemon>`, else
@@ -218,6 +246,27 @@ mod tests {
         assert_eq!(error, format!("{}: in use by process {}", path.display(), std::process::id()));
         drop(lock);
         Lock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_a_dead_holders_child_has_not_let_go_yet_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        dead.wait().unwrap();
+        fs::write(&path, format!("{}\n", dead.id())).unwrap();
+        // Holds the lock as a child does between its fork and its exec.
+        let script = "exec 9<>\"$1\"; flock 9; echo held; exec sleep 0.2";
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(&path)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 5];
+        child.stdout.take().unwrap().read_exact(&mut said).unwrap();
+        Lock::take(&path).unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
