@@ -55,7 +55,7 @@ impl Connector {
         }
         let name =
             ServerName::try_from(host.to_owned()).map_err(|_| invalid("not a host name TLS can check"))?;
-        let stream = TlsConnector::from(self.tls()?).connect(name, stream).await?;
+        let stream = TlsConnector::from(self.tls()?).connect(name, stream).await.map_err(explain)?;
         Ok(Stream::Tls(Box::new(stream)))
     }
 
@@ -69,6 +69,18 @@ impl Connector {
 }
 
 /// TLS 1.2 and 1.3, checked against the certificates that the system trusts.
+/// The usual mistake in plain words.
+fn explain(error: io::Error) -> io::Error {
+    use rustls::InvalidMessage::InvalidContentType;
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    match cause {
+        Some(rustls::Error::InvalidMessage(InvalidContentType)) => {
+            io::Error::new(error.kind(), "the server does not speak TLS; is its address http://?")
+        }
+        _ => error,
+    }
+}
+
 fn tls_config() -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(Verifier::new(Arc::clone(&provider))?);

@@ -1,8 +1,8 @@
 //! What a server and its hooks say: tagged lines on our stderr, the last ones kept for `status`, all of them told to
 //! whoever follows or waits for a certain one.
 //!
-//! Nothing here waits for a reader: what stderr does not take is dropped by [`printer`] and counted, and who follows
-//! too slowly is told how much it missed. Bytes become lines in [`lines`], and are kept in [`ring`].
+//! Nothing here waits for a reader: what stderr does not take is dropped by `printer` and counted, and who follows
+//! too slowly is told how much it missed. Bytes become lines in `lines`, and are kept in `ring`.
 
 mod lines;
 mod printer;

@@ -1,7 +1,7 @@
 //! The wake listener: it owns an instance's socket, holds connections until the server is ready, and then copies bytes
 //! both ways without reading them. What may pass, and what a connection sets in motion, is decided by a [`Gate`].
 //!
-//! A connection is held in [`hold`], turned away in [`refuse`], and spends its life in [`copy`].
+//! A connection is held in `hold`, turned away in `refuse`, and spends its life in `copy`.
 
 mod abort;
 mod copy;

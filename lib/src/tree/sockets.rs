@@ -1,4 +1,4 @@
-//! Who listens on a port: /proc/net/tcp names the socket, /proc/<pid>/fd its holders.
+//! Who listens on a port: /proc/net/tcp names the socket, `/proc/PID/fd` its holders.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};

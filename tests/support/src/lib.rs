@@ -39,6 +39,7 @@ mod sessiond;
 mod stdio;
 mod supervise;
 mod switches;
+mod tls_front;
 mod tools;
 mod world;
 
@@ -67,4 +68,5 @@ pub use sessiond::Sessiond;
 pub use stdio::{StdioOptions, be_left_behind, serve_stdio};
 pub use supervise::Supervise;
 pub use switches::{Answers, Switches};
+pub use tls_front::{Face, TlsFront};
 pub use world::Recorded;

@@ -33,12 +33,12 @@ const SECOND_THOUGHT: Duration = Duration::from_secs(2);
 const MAX_PAGES: usize = 100;
 
 /// What the upstream says about a session when it is asked.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Asked {
     /// It knows it.
     Alive,
-    /// Nobody could be asked.
-    Down,
+    /// Nobody could be asked, for this reason.
+    Down(String),
     /// It does not.
     Lost,
     /// It took the question and said nothing.
@@ -131,9 +131,10 @@ async fn attempt(
         true => ask(engine, session, &old).await,
         false => Asked::Lost,
     };
+    let was_silent = asked == Asked::Silent;
     match asked {
         Asked::Alive => return Ok(Event::Kept),
-        Asked::Down => return Err(TalkError::Unreachable("nobody listens".into())),
+        Asked::Down(why) => return Err(TalkError::Unreachable(why)),
         // A gateway's error to a stale id says little, and silence may be a server's way to say "lost": what is said to
         // `initialize` decides.
         Asked::Lost | Asked::Silent | Asked::Unsure => {}
@@ -143,7 +144,7 @@ async fn attempt(
     let live = shaken.await.unwrap_or_else(|_elapsed| {
         Err(TalkError::Unable("no answer to initialize within heal.attempt_timeout".into()))
     })?;
-    if asked == Asked::Silent
+    if was_silent
         && let Ok(Asked::Alive) = tokio::time::timeout(SECOND_THOUGHT, ask(engine, session, &old)).await
     {
         // It was frozen, and has thawed: it still has the old one.
@@ -176,7 +177,7 @@ pub async fn ask(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) -> A
     let timeout = engine.config().hang.timeout.duration();
     match tokio::time::timeout(timeout, talk::request(engine, session, live, "tools/list", None)).await {
         Ok(Ok(_)) | Ok(Err(TalkError::Rpc { doubtful: false, .. })) => Asked::Alive,
-        Ok(Err(TalkError::Unreachable(_))) => Asked::Down,
+        Ok(Err(TalkError::Unreachable(why))) => Asked::Down(why),
         Ok(Err(TalkError::Unable(_))) => Asked::Unsure,
         Ok(Err(_)) => Asked::Lost,
         Err(_elapsed) => Asked::Silent,

@@ -1,6 +1,6 @@
 //! One supervised server, as others see it: its board says where it is, a lease keeps it awake.
 //!
-//! Every change of the state goes through [`Board::apply`] under one lock, so a connection can never slip between
+//! Every change of the state goes through `Board::apply` under one lock, so a connection can never slip between
 //! "nobody uses it" and "it goes to sleep". What the state asks to be done is done by its `actor`.
 
 pub mod actor;

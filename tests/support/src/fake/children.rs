@@ -89,7 +89,7 @@ impl Children {
     }
 }
 
-/// Becomes a child; `arguments` are those after [`CHILD`].
+/// Becomes a child; `arguments` are those after the word that asks for one.
 pub fn be_child(arguments: &[OsString]) -> io::Result<()> {
     let has = |flag: &str| arguments.iter().skip(1).any(|argument| argument == flag);
     let log = PathBuf::from(arguments.first().ok_or(io::ErrorKind::InvalidInput)?);
