@@ -8,6 +8,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::raw::WithRawSiginfo;
 use signal_hook::{SigId, flag};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -23,11 +25,12 @@ pub(crate) fn before_exit(last: fn()) -> io::Result<()> {
     if exits.is_empty() {
         return Ok(());
     }
-    let mut heard = signal_hook::iterator::Signals::new(STOPS.map(|(number, _)| number))?;
+    // Each of them: two that come at once must not be taken for one.
+    let mut heard = SignalsInfo::<WithRawSiginfo>::new(STOPS.map(|(number, _)| number))?;
     std::thread::Builder::new().name("second signal".into()).spawn(move || {
-        if let Some(number) = heard.forever().nth(1) {
+        if let Some(second) = heard.forever().nth(1) {
             last();
-            let code = STOPS.iter().find(|(stop, _)| *stop == number).map_or(1, |(_, code)| *code);
+            let code = STOPS.iter().find(|(stop, _)| *stop == second.si_signo).map_or(1, |(_, code)| *code);
             std::process::exit(code);
         }
     })?;

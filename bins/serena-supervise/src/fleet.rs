@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, ConfigProblem, Settings};
-use crate::instance::state::Event;
+use crate::instance::state::{Event, Rest};
 use crate::instance::{Door, Fresh, Instance, Roots, actor};
 use crate::places::Places;
 use crate::wake;
@@ -24,7 +24,9 @@ use crate::wake;
 /// What a dead predecessor left gets this long to end by itself.
 const SWEEP_GRACE: Duration = Duration::from_secs(2);
 /// Connections that still copy get this long once their server is gone.
-const LAST_BYTES: Duration = Duration::from_secs(1);
+const LAST_BYTES: Duration = Duration::from_secs(5);
+/// Nothing is cut while its server lives.
+const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(24 * 3600);
 
 /// How often somebody who waits hears how it goes on.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -61,6 +63,9 @@ pub enum FleetError {
     /// The settings are wrong.
     #[error(transparent)]
     Problem(#[from] ConfigProblem),
+    /// Too late for a reload.
+    #[error("the supervisor is stopping")]
+    Stopping,
 }
 
 /// Where settings come from, at the start and at every reload.
@@ -82,8 +87,15 @@ struct Member {
     settings: Settings,
     /// Ends the accepting, and waits for the copying.
     doors: Life,
-    actor: JoinHandle<()>,
-    _lock: Lock,
+    actor: Option<JoinHandle<()>>,
+    /// With the name by which what it leaves is found.
+    lock: Option<(Lock, String)>,
+}
+
+/// What a new instance needs and might not get.
+struct Reserved {
+    lock: Option<(Lock, String)>,
+    listeners: Option<Vec<Listener>>,
 }
 
 impl Fleet {
@@ -110,7 +122,11 @@ impl Fleet {
         }
         sweep(locked.iter().map(|(_, _, _, owner)| owner.clone()).collect()).await;
         for (name, settings, lock, owner) in locked {
-            let member = fleet.make(&config, &name, settings, lock, owner)?;
+            let listeners = match &settings.socket {
+                Some(socket) => bind(&name, socket)?,
+                None => Vec::new(),
+            };
+            let member = fleet.make(&config, &name, settings, (lock, owner), listeners);
             fleet.members().insert(name, member);
         }
         Ok(fleet)
@@ -138,11 +154,26 @@ impl Fleet {
         Ok((lock, path.display().to_string()))
     }
 
-    /// One more instance, beside those that run.
-    async fn add(&self, config: &Config, name: &Route, settings: Settings) -> Result<Member, FleetError> {
-        let (lock, owner) = self.lock(name, &settings)?;
-        sweep(vec![owner.clone()]).await;
-        self.make(config, name, settings, lock, owner)
+    /// What a new or moved instance needs, as far as it is not the same as `old` had.
+    async fn reserve(
+        &self,
+        name: &Route,
+        settings: &Settings,
+        old: Option<&Settings>,
+    ) -> Result<Reserved, FleetError> {
+        let lock = match old.is_some_and(|old| old.home == settings.home) {
+            true => None,
+            false => {
+                let (lock, owner) = self.lock(name, settings)?;
+                sweep(vec![owner.clone()]).await;
+                Some((lock, owner))
+            }
+        };
+        let listeners = match (&settings.socket, old.is_some_and(|old| old.socket == settings.socket)) {
+            (Some(socket), false) => Some(bind(name, socket)?),
+            (None, _) | (Some(_), true) => None,
+        };
+        Ok(Reserved { lock, listeners })
     }
 
     fn make(
@@ -150,28 +181,25 @@ impl Fleet {
         config: &Config,
         name: &Route,
         settings: Settings,
-        lock: Lock,
-        owner: String,
-    ) -> Result<Member, FleetError> {
-        let listeners = match &settings.socket {
-            Some(socket) => bind(name, socket)?,
-            None => Vec::new(),
-        };
+        (lock, owner): (Lock, String),
+        listeners: Vec<Listener>,
+    ) -> Member {
         let places = (!config.instance.contains_key(name.as_str())).then(|| self.places.clone());
         let quiet = places.as_ref().map_or_else(|| Arc::new(Notify::new()), |places| places.quiet());
         let bound = listeners.iter().map(Listener::local).collect();
-        let roots = Roots { owner, runtime: self.runtime.clone(), bound };
+        let roots = Roots { owner: owner.clone(), runtime: self.runtime.clone(), bound };
         let instance = Instance::new(name.clone(), roots, settings.clone(), fresh(config), quiet);
         if let Some(places) = &places {
             places.enter(&instance);
         }
-        let doors = Life::new(LAST_BYTES);
+        let doors = Life::new(AS_LONG_AS_IT_TAKES);
         for listener in listeners {
             let (door, hold, life) = (Arc::new(Door(instance.clone())), settings.hold.clone(), doors.clone());
             doors.spawn(async move { wake::serve(listener, door, &hold, life).await });
         }
         let actor = self.life.spawn(actor::run(instance.clone(), places, self.life.clone()));
-        Ok(Member { instance, settings, doors, actor, _lock: lock })
+        let lock = Some((lock, owner));
+        Member { instance, settings, doors, actor: Some(actor), lock }
     }
 
     /// Starts what starts with the supervisor, each after those it needs.
@@ -194,7 +222,10 @@ impl Fleet {
                     }
                 }
             }
-            instance.tell(Event::Wake);
+            // Whoever was stopped meanwhile, or is gone, was not told to start.
+            if instance.state().rest() != Some(Rest::Asked) {
+                instance.tell(Event::Wake);
+            }
         });
     }
 
@@ -206,43 +237,76 @@ impl Fleet {
     /// Waits until everything that starts with the supervisor is up; `progress` hears, at every change and every
     /// second, what is waited for.
     pub async fn until_up(&self, progress: impl Fn(&Instance)) {
-        let mut all = self.all();
-        // Those first that others wait for.
-        all.sort_by_key(|instance| instance.settings().after.len());
-        for instance in all {
-            if !instance.settings().starts_at_boot() {
-                continue;
-            }
-            loop {
-                let before = instance.state();
-                progress(&instance);
-                if before.serves() {
-                    break;
-                }
-                let _every_second =
-                    tokio::time::timeout(PROGRESS, instance.until_state(|state| state != before)).await;
-            }
+        loop {
+            let mut missing: Vec<Arc<Instance>> = self
+                .all()
+                .into_iter()
+                .filter(|one| one.settings().starts_at_boot() && !one.state().serves())
+                .filter(|one| one.state().rest() != Some(Rest::Asked))
+                .collect();
+            // Those first that others wait for.
+            missing.sort_by_key(|instance| instance.settings().after.len());
+            let Some(instance) = missing.first() else { return };
+            let before = instance.state();
+            progress(instance);
+            let _every_second =
+                tokio::time::timeout(PROGRESS, instance.until_state(|state| state != before)).await;
+            progress(instance);
         }
     }
 
     /// Stops everything, what needs others first.
     pub async fn stop(&self) {
-        let mut left = std::mem::take(&mut *self.members());
-        while !left.is_empty() {
+        // A reload that goes on is waited for, and a later one is refused.
+        let _last = self.reloading.lock().await;
+        loop {
             let needed: BTreeSet<String> =
-                left.values().flat_map(|member| member.settings.after.iter().cloned()).collect();
+                self.members().values().flat_map(|member| member.settings.after.iter().cloned()).collect();
+            let all: Vec<Route> = self.members().keys().cloned().collect();
             let free: Vec<Route> =
-                left.keys().filter(|name| !needed.contains(name.as_str())).cloned().collect();
+                all.iter().filter(|name| !needed.contains(name.as_str())).cloned().collect();
             // Who needs each other in a circle stops together.
-            let next = if free.is_empty() { left.keys().cloned().collect() } else { free };
-            let layer: Vec<Member> = next.iter().filter_map(|name| left.remove(name)).collect();
-            end(layer).await;
+            let layer = if free.is_empty() { all } else { free };
+            if layer.is_empty() {
+                return;
+            }
+            let _free_now = self.end(&layer).await;
         }
+    }
+
+    /// Stops these, at once; returns when no process of theirs is left and no connection. Until then they are listed. The
+    /// lock of the last one, for whoever takes its place.
+    async fn end(&self, names: &[Route]) -> Option<(Lock, String)> {
+        let mut actors = Vec::new();
+        {
+            let mut members = self.members();
+            for name in names {
+                let Some(member) = members.get_mut(name) else { continue };
+                member.doors.drain();
+                member.instance.leave();
+                actors.extend(member.actor.take().map(|actor| (name.clone(), actor)));
+            }
+        }
+        for (name, actor) in actors {
+            if let Err(error) = actor.await {
+                log::error!(instance = name.as_str(), error:% = error; "an actor did not end by itself");
+            }
+        }
+        let mut lock = None;
+        for name in names {
+            let Some(member) = self.members().remove(name) else { continue };
+            let _ = tokio::time::timeout(LAST_BYTES, member.doors.finish()).await;
+            lock = member.lock;
+        }
+        lock
     }
 
     /// Reads the settings again and puts them in force, all or nothing; says what has changed.
     pub async fn reload(self: &Arc<Self>) -> Result<String, FleetError> {
         let _one = self.reloading.lock().await;
+        if self.life.is_draining() {
+            return Err(FleetError::Stopping);
+        }
         let config = (self.source)()?;
         config.check()?;
         let mut wanted: BTreeMap<Route, Settings> = config.instances()?.into_iter().collect();
@@ -258,14 +322,12 @@ impl Fleet {
                 _ => gone.push(name.clone()),
             }
         }
-        let mut made = Vec::new();
-        for (name, settings) in wanted.iter().filter(|(name, _)| !self.members().contains_key(*name)) {
-            match self.add(&config, name, settings.clone()).await {
-                Ok(member) => made.push((name.clone(), member)),
-                Err(error) => {
-                    end(made.into_iter().map(|(_, member)| member).collect()).await;
-                    return Err(error);
-                }
+        // All that can fail comes first, while everything still runs as it did.
+        let mut reserved = BTreeMap::new();
+        for (name, settings) in &wanted {
+            let old = self.members().get(name).map(|member| member.settings.clone());
+            if !kept.iter().any(|(one, _)| one == name) {
+                reserved.insert(name.clone(), self.reserve(name, settings, old.as_ref()).await?);
             }
         }
         let mut said = Vec::new();
@@ -279,28 +341,32 @@ impl Fleet {
                 said.push(format!("{name}: in force at its next start"));
             }
         }
-        for (name, member) in made {
-            said.push(format!("{name}: added"));
-            let instance = member.instance.clone();
-            self.members().insert(name, member);
-            if instance.settings().starts_at_boot() {
-                self.boot_one(instance);
-            }
-        }
+        let mut locks = BTreeMap::new();
         for name in gone {
-            let Some(member) = self.members().remove(&name) else { continue };
-            end(vec![member]).await;
-            let Some(settings) = wanted.remove(&name) else {
-                said.push(format!("{name}: removed"));
-                continue;
+            locks.extend(self.end(std::slice::from_ref(&name)).await.map(|lock| (name.clone(), lock)));
+            said.push(format!("{name}: {}", if wanted.contains_key(&name) { "moved" } else { "removed" }));
+        }
+        for (name, Reserved { lock, listeners }) in reserved {
+            let Some(settings) = wanted.remove(&name) else { continue };
+            let is_moved = locks.contains_key(&name);
+            let lock = match lock.or(locks.remove(&name)) {
+                Some(lock) => lock,
+                None => self.lock(&name, &settings)?,
             };
-            let member = self.add(&config, &name, settings).await?;
+            let listeners = match (listeners, &settings.socket) {
+                (Some(listeners), _) => listeners,
+                (None, Some(socket)) => bind(&name, socket)?,
+                (None, None) => Vec::new(),
+            };
+            let member = self.make(&config, &name, settings, lock, listeners);
             let instance = member.instance.clone();
             self.members().insert(name.clone(), member);
             if instance.settings().starts_at_boot() {
                 self.boot_one(instance);
             }
-            said.push(format!("{name}: moved"));
+            if !is_moved {
+                said.push(format!("{name}: added"));
+            }
         }
         Ok(if said.is_empty() { "nothing has changed".into() } else { said.join(", ") })
     }
@@ -320,6 +386,12 @@ impl Fleet {
 /// The lock of an instance: beside its home, never in it, because a restored home is swapped in whole.
 pub fn lock_path(runtime: &Path, name: &Route, settings: &Settings) -> PathBuf {
     let beside = |home: &Path| {
+        // By whichever way it is named, it is one home.
+        let real = home
+            .canonicalize()
+            .ok()
+            .or_else(|| Some(home.parent()?.canonicalize().ok()?.join(home.file_name()?)));
+        let home = real.as_deref().unwrap_or(home);
         let mut file = home.file_name()?.to_owned();
         file.push(".supervise.lock");
         Some(home.with_file_name(file))
@@ -332,20 +404,6 @@ fn fresh(config: &Config) -> Fresh {
     Fresh {
         generation: config.generation.clone().unwrap_or_default(),
         deadline: config.generation_deadline.duration(),
-    }
-}
-
-/// Stops these, at once; returns when no process of theirs is left and no connection.
-async fn end(members: Vec<Member>) {
-    for member in &members {
-        member.doors.drain();
-        member.instance.leave();
-    }
-    for member in members {
-        if let Err(error) = member.actor.await {
-            log::error!(instance = member.instance.name.as_str(), error:% = error; "an actor did not end by itself");
-        }
-        member.doors.finish().await;
     }
 }
 

@@ -20,6 +20,12 @@ const END_LIMIT: Duration = Duration::from_secs(2);
 /// Why a hook did not do its work, as one line.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
+    /// It was called off, and has ended with all that it started.
+    #[error("{name}: called off")]
+    CalledOff {
+        /// Which hook.
+        name: &'static str,
+    },
     /// It says so itself.
     #[error("{name}: {how}{last}")]
     Failed {
@@ -76,12 +82,13 @@ pub struct Surroundings {
     pub owner: Option<String>,
 }
 
-/// Runs a hook to its end. Dropped before that, its processes are killed.
+/// Runs a hook to its end, or until `called_off` resolves: then it is asked to end, and killed if it does not.
 pub async fn run(
     name: &'static str,
     hook: &Hook,
     surroundings: Surroundings,
     output: &Arc<Output>,
+    called_off: impl Future<Output = ()>,
 ) -> Result<(), HookError> {
     let Surroundings { values, env, directory, owner } = surroundings;
     let filled: Result<Vec<_>, _> = hook.command.iter().map(|argument| values.fill(argument)).collect();
@@ -100,11 +107,13 @@ pub async fn run(
         tokio::join!(output.clone().pump(stdout, name), output.clone().pump(stderr, name));
     });
     let mut open = true;
+    let mut called_off = std::pin::pin!(called_off);
     let exited = timeout(hook.timeout.duration(), async {
         loop {
             tokio::select! {
-                exit = tree.exited() => return exit,
+                exit = tree.exited() => return Some(exit),
                 () = &mut reading, if open => open = false,
+                () = &mut called_off => return None,
             }
         }
     })
@@ -118,6 +127,7 @@ pub async fn run(
     }
     let exit = exited
         .map_err(|_elapsed| HookError::Late { name, timeout: hook.timeout })?
+        .ok_or(HookError::CalledOff { name })?
         .map_err(|cause| HookError::System { name, cause })?;
     if exit.success() {
         return Ok(());
@@ -141,7 +151,12 @@ mod tests {
             Values { name: "a".into(), port: 1, home: Some("/srv/a".into()), socket: None, fd: None };
         let env = vec![("HOOKED".into(), "yes".into())];
         let surroundings = Surroundings { values, env, directory: None, owner: None };
-        (run("before_start", &hook, surroundings, &output).await.map_err(|error| error.to_string()), output)
+        (
+            run("before_start", &hook, surroundings, &output, std::future::pending())
+                .await
+                .map_err(|error| error.to_string()),
+            output,
+        )
     }
 
     #[tokio::test]
@@ -182,7 +197,8 @@ mod tests {
         let hook = Hook { command: vec!["/nonexistent/x".into()], timeout: Span::seconds(1), strict: false };
         let values = Values { name: "a".into(), port: 1, home: None, socket: None, fd: None };
         let surroundings = Surroundings { values, env: Vec::new(), directory: None, owner: None };
-        let error = run("after_stop", &hook, surroundings, &output).await.unwrap_err();
+        let error =
+            run("after_stop", &hook, surroundings, &output, std::future::pending()).await.unwrap_err();
         assert_eq!(error.to_string(), "after_stop: no such command: /nonexistent/x");
     }
 }

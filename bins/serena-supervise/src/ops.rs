@@ -61,7 +61,13 @@ impl Controlled for Ops {
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {
         Box::pin(async {
-            let done = self.fleet.reload().await.map_err(|error| chain(&error));
+            // A task: whoever asked may go away half-way, and half a reload is none.
+            let fleet = self.fleet.clone();
+            let task = self.life.spawn(async move { fleet.reload().await });
+            let done = match task.await {
+                Ok(done) => done.map_err(|error| chain(&error)),
+                Err(error) => Err(error.to_string()),
+            };
             match &done {
                 Ok(changed) => log::info!(changed; "settings reloaded"),
                 Err(error) => log::error!(error; "settings not reloaded, nothing has changed"),

@@ -106,7 +106,7 @@ fn run(serving: Serving) -> Done {
 
 fn explain(error: &FleetError) -> Failure {
     let exit = match error {
-        FleetError::Bind { .. } | FleetError::Lock { .. } => Exit::Unavailable,
+        FleetError::Bind { .. } | FleetError::Lock { .. } | FleetError::Stopping => Exit::Unavailable,
         FleetError::Directory { .. } | FleetError::Problem(_) => Exit::Config,
     };
     Failure::new(exit, error)

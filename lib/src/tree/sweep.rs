@@ -75,6 +75,11 @@ pub(super) fn kill_all() {
         let table = procfs::table();
         let untouchable = ourselves(&table);
         let mut ours: HashSet<i32> = census::living_roots().into_iter().collect();
+        // Orphans, whatever became of their environment.
+        let (us, our_session) = (getpid().as_raw(), getsid(None).map_or(0, Pid::as_raw));
+        ours.extend(
+            table.iter().filter(|one| one.parent == us && one.session != our_session).map(|one| one.pid),
+        );
         for one in table.iter().filter(|one| !one.zombie) {
             if census::is_any_alive(tag::tags_in(&procfs::environment(one.pid))) {
                 ours.insert(one.pid);

@@ -81,13 +81,15 @@ impl Check<'_> {
 
     fn known(&self, field: &str, text: &str, is_server: bool) -> Result<Vec<Told>, ConfigProblem> {
         if text.contains('\0') {
-            return self.refuse(
-                field,
-                format!("`{}` has a zero byte, which no process can be given", text.escape_debug()),
-            );
+            return self.refuse(field, "has a zero byte, which no process can be given");
         }
         let found = match keys(text) {
             Ok(found) => found,
+            // The value of a variable may be a secret.
+            Err(_) if field.starts_with("env.") => {
+                return self
+                    .refuse(field, "has a placeholder in braces that there is not; write {{ for a brace");
+            }
             Err(error) => return self.refuse(field, error),
         };
         let mut told = Vec::new();

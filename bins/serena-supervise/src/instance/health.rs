@@ -4,7 +4,7 @@
 use std::future::pending;
 use std::time::Duration;
 
-use tokio::time::{interval, sleep};
+use tokio::time::{Instant, interval, sleep};
 
 use super::jobs::Work;
 use super::process::Process;
@@ -96,6 +96,14 @@ impl Work {
         let excess = limits::verdict(&process.settings.limits, usage, age)?;
         if !excess.at_once && !idle {
             return None;
+        }
+        // One that needs more than it may again and again would be renewed for ever.
+        let stable = process.settings.backoff.stable.duration();
+        if excess.at_once {
+            let before = self.kept().renewed.replace(Instant::now());
+            if before.is_some_and(|before| before.elapsed() < stable) {
+                return Some(self.failed(excess.text, Event::Broke));
+            }
         }
         log::warn!(instance = self.name(), excess = excess.text; "over its limits, gets a fresh process");
         self.instance.update(|board| board.cause = Some(excess.text));

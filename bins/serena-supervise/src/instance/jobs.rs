@@ -16,7 +16,7 @@ use super::process::{Process, StartError, ended};
 use super::state::Event;
 use super::{Instance, stop};
 use crate::config::{Hook, Settings};
-use crate::hooks;
+use crate::hooks::{self, HookError};
 use crate::places::{Place, Places};
 
 /// Serena exits with this when its port is taken.
@@ -43,6 +43,8 @@ pub(super) struct Kept {
     place: Option<Place>,
     pub(super) failures: Failures,
     ports_tried: u32,
+    /// When a limit made a fresh process necessary at once.
+    pub(super) renewed: Option<Instant>,
     /// Whether the last failure was this machine's, which is out of something.
     blameless: bool,
 }
@@ -87,8 +89,10 @@ impl Work {
             && self.kept().place.is_none()
         {
             self.doing(format!("waiting for one of {} places", places.max()));
-            let place = places.take().await;
-            self.kept().place = Some(place);
+            tokio::select! {
+                place = places.take() => self.kept().place = Some(place),
+                () = self.instance.until_resting() => return Event::CalledOff,
+            }
         }
         if let Some(home) = &settings.home
             && let Err(error) = std::fs::create_dir_all(home)
@@ -97,10 +101,11 @@ impl Work {
         }
         if let Some(hook) = &settings.hooks.before_start {
             self.doing("before_start hook");
-            if let Err(error) = self.hook(hook, "before_start", &settings).await
-                && hook.strict
-            {
-                return self.failed(error, Event::NotPrepared);
+            let called_off = self.instance.until_resting();
+            match self.hook(hook, "before_start", &settings, called_off).await {
+                Err(HookStop::CalledOff) => return Event::CalledOff,
+                Err(HookStop::Failed(error)) if hook.strict => return self.failed(error, Event::NotPrepared),
+                Err(HookStop::Failed(_)) | Ok(()) => {}
             }
         }
         Event::Prepared
@@ -231,7 +236,9 @@ impl Work {
         let settings = self.instance.settings();
         if let Some(hook) = &settings.hooks.after_stop {
             self.doing("after_stop hook");
-            if let Err(error) = self.hook(hook, "after_stop", &settings).await {
+            if let Err(HookStop::Failed(error)) =
+                self.hook(hook, "after_stop", &settings, std::future::pending()).await
+            {
                 self.instance.update(|board| board.cause = Some(error));
             }
         }
@@ -240,6 +247,8 @@ impl Work {
 
     /// Counts a failure and pauses.
     pub(super) async fn pause(&self) -> Event {
+        // Meanwhile somebody else may run.
+        self.rest();
         let settings = self.instance.settings();
         if std::mem::take(&mut self.kept().blameless) {
             return self.wait(MACHINE_PAUSE).await;
@@ -268,8 +277,7 @@ impl Work {
 
     /// The main process exited by itself.
     pub(super) async fn exited(&self, process: &mut Process, exit: Option<ExitStatus>) -> Event {
-        process.last_words().await;
-        let last = self.instance.output.last(1).pop().unwrap_or_default();
+        let last = process.last_line(&self.instance).await;
         let said = last.to_lowercase();
         let says_so = PORT_TAKEN_WORDS.iter().any(|words| said.contains(words));
         // Of another server the number may mean anything, so somebody has to be there.
@@ -302,16 +310,34 @@ impl Work {
         Event::PortTaken
     }
 
-    async fn hook(&self, hook: &Hook, name: &'static str, settings: &Settings) -> Result<(), String> {
-        let surroundings = self.instance.surroundings(settings);
-        let done = match surroundings {
-            Ok(surroundings) => hooks::run(name, hook, surroundings, &self.instance.output)
-                .await
-                .map_err(|error| error.to_string()),
-            Err(error) => Err(format!("{name}: {error}")),
+    async fn hook(
+        &self,
+        hook: &Hook,
+        name: &'static str,
+        settings: &Settings,
+        called_off: impl Future<Output = ()>,
+    ) -> Result<(), HookStop> {
+        let error = match self.instance.surroundings(settings) {
+            Ok(surroundings) => {
+                match hooks::run(name, hook, surroundings, &self.instance.output, called_off).await {
+                    Ok(()) => return Ok(()),
+                    Err(HookError::CalledOff { .. }) => return Err(HookStop::CalledOff),
+                    Err(error) => error.to_string(),
+                }
+            }
+            Err(error) => format!("{name}: {error}"),
         };
-        done.inspect_err(|error| log::warn!(instance = self.name(), error; "hook failed"))
+        log::warn!(instance = self.name(), error; "hook failed");
+        Err(HookStop::Failed(error))
     }
+}
+
+/// Why a hook did not come to its end.
+enum HookStop {
+    /// Its instance is to rest.
+    CalledOff,
+    /// For this reason.
+    Failed(String),
 }
 
 /// Waits until a moment that may move on meanwhile.

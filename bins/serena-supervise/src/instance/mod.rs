@@ -184,10 +184,15 @@ impl Instance {
     /// Changes the board and tells everybody who waits for that.
     fn update<T>(&self, change: impl FnOnce(&mut Board) -> T) -> T {
         let mut board = self.board();
+        let served = board.state.serves();
         let result = change(&mut board);
         let todo = board.todo.is_some();
+        let is_spare = board.state.serves() && !served && board.is_idle();
         drop(board);
         self.changed.notify_waiters();
+        if is_spare {
+            self.quiet.notify_waiters();
+        }
         if todo {
             self.todo.notify_one();
         }
@@ -270,7 +275,9 @@ impl Instance {
     /// For how long it could have slept, if it serves and nobody uses it.
     pub fn idle_for(&self) -> Option<Duration> {
         let board = self.board();
-        (board.state.serves() && board.is_idle()).then(|| board.idle_for())
+        // Without a socket nobody could wake it again.
+        let wakes = board.settings.socket.is_some();
+        (wakes && board.state.serves() && board.is_idle()).then(|| board.idle_for())
     }
 
     /// Puts it to sleep unless a connection came first.
@@ -295,6 +302,11 @@ impl Instance {
             }
             changed.await;
         }
+    }
+
+    /// Waits until it is to rest.
+    async fn until_resting(&self) {
+        self.until(|board| board.state.rest().map(drop)).await;
     }
 
     /// Waits until its state is as `holds` says.

@@ -41,6 +41,8 @@ pub(super) struct Process {
     /// Asks whether it still is; `None` where there is no port to ask at.
     pub(super) liveness: Option<Arc<Prober>>,
     pumps: Vec<JoinHandle<()>>,
+    /// The number of its first line.
+    first_line: u64,
 }
 
 /// Why there is no process, for a person.
@@ -107,8 +109,11 @@ impl Process {
                 Readiness::Notify(notify)
             }
             asked => {
-                let surroundings =
-                    Surroundings { env: launch.env.clone(), directory: launch.directory.clone() };
+                let surroundings = Surroundings {
+                    env: launch.env.clone(),
+                    directory: launch.directory.clone(),
+                    owner: launch.owner.clone(),
+                };
                 Readiness::Asked(Prober::new(asked, target, surroundings).map_err(|error| error.to_string())?)
             }
         };
@@ -138,11 +143,13 @@ impl Process {
                 _ => StartError::Command(text),
             }
         })?;
+        // What was said before is not its word.
+        let (first_line, _) = instance.output.since(u64::MAX);
         let pumps = vec![
             life.spawn(instance.output.clone().pump(pipes.stdout, "stdout")),
             life.spawn(instance.output.clone().pump(pipes.stderr, "stderr")),
         ];
-        Ok(Self { tree, target, settings, born: Instant::now(), readiness, liveness, pumps })
+        Ok(Self { tree, target, settings, born: Instant::now(), readiness, liveness, pumps, first_line })
     }
 
     /// How its language server is doing: by its log, else by its dashboard where that is really its own.
@@ -170,16 +177,22 @@ impl Process {
         }
     }
 
+    /// The last thing it said.
+    pub(super) async fn last_line(&mut self, instance: &Instance) -> String {
+        self.last_words().await;
+        instance.output.since(self.first_line).1.pop().unwrap_or_default()
+    }
+
     /// What it printed last has arrived, unless somebody else holds its pipes.
-    pub(super) async fn last_words(&mut self) {
+    async fn last_words(&mut self) {
         let all = async {
-            for pump in &mut self.pumps {
+            // Each is forgotten as it ends: none may be waited for twice.
+            while let Some(pump) = self.pumps.first_mut() {
                 let _ = pump.await;
+                self.pumps.remove(0);
             }
         };
-        if timeout(LAST_WORDS, all).await.is_ok() {
-            self.pumps.clear();
-        }
+        let _ = timeout(LAST_WORDS, all).await;
     }
 
     /// Nothing of the tree is left: ends what listened to it.

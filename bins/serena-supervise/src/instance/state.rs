@@ -78,6 +78,8 @@ pub struct State {
     trouble: Trouble,
     /// Whether this is the one try of an instance that has failed too often.
     half_open: bool,
+    /// Whether a process ran since the hook after the stop, which it has a right to.
+    ran: bool,
 }
 
 /// What happens to an instance.
@@ -97,6 +99,8 @@ pub enum Event {
     Prepared,
     /// That hook failed, and must not.
     NotPrepared,
+    /// That hook was called off, because the instance is to rest.
+    CalledOff,
     /// The process runs.
     Started,
     /// It answers.
@@ -152,12 +156,8 @@ pub enum Action {
 
 impl Default for State {
     fn default() -> Self {
-        State {
-            phase: Phase::Stopped,
-            goal: Goal::Rest(Rest::Asleep),
-            trouble: Trouble::No,
-            half_open: false,
-        }
+        let goal = Goal::Rest(Rest::Asleep);
+        State { phase: Phase::Stopped, goal, trouble: Trouble::No, half_open: false, ran: false }
     }
 }
 
@@ -199,15 +199,19 @@ impl State {
             Event::Rest(rest) => self.leave(Goal::Rest(rest)),
             Event::Renew => self.leave(Goal::Renew),
             Event::RenewNow => self.renew_now(),
-            Event::Prepared if self.phase == Phase::Preparing => self.to(Phase::Starting, Action::Spawn),
-            Event::NotPrepared if self.phase == Phase::Preparing => {
-                State { trouble: Trouble::Failed, ..self }.empty()
+            Event::Prepared | Event::NotPrepared | Event::CalledOff if self.phase == Phase::Preparing => {
+                self.prepared(event)
             }
-            Event::Started if self.phase == Phase::Starting => match self.goal {
-                Goal::Run => self.to(Phase::Probing, Action::Probe),
-                Goal::Renew | Goal::Rest(_) => self.to(Phase::Stopping, Action::Stop),
-            },
-            Event::Answers if self.phase == Phase::Probing => self.to(Phase::Ready, Action::Watch),
+            Event::Started if self.phase == Phase::Starting => {
+                let state = State { ran: true, ..self };
+                match self.goal {
+                    Goal::Run => state.to(Phase::Probing, Action::Probe),
+                    Goal::Renew | Goal::Rest(_) => state.to(Phase::Stopping, Action::Stop),
+                }
+            }
+            Event::Answers if self.phase == Phase::Probing => {
+                State { half_open: false, ..self }.to(Phase::Ready, Action::Watch)
+            }
             Event::Worse if self.phase == Phase::Ready => self.to(Phase::Degraded, Action::Watch),
             Event::Better if self.phase == Phase::Degraded => self.to(Phase::Ready, Action::Watch),
             Event::Broke => self.broke(Trouble::Failed),
@@ -217,10 +221,13 @@ impl State {
                 (State { phase: Phase::Killing, ..self }, None)
             }
             Event::Empty if matches!(self.phase, Phase::Stopping | Phase::Killing) => self.empty(),
-            Event::Finished if self.phase == Phase::Finishing => match self.goal {
-                Goal::Rest(_) => self.to(Phase::Stopped, Action::Nothing),
-                Goal::Renew | Goal::Run => self.begin(),
-            },
+            Event::Finished if self.phase == Phase::Finishing => {
+                let state = State { ran: false, ..self };
+                match self.goal {
+                    Goal::Rest(_) => state.to(Phase::Stopped, Action::Nothing),
+                    Goal::Renew | Goal::Run => state.begin(),
+                }
+            }
             Event::TooMany if self.phase == Phase::Backoff => self.to(Phase::Failed, Action::PauseLong),
             Event::PauseOver if self.phase == Phase::Backoff => self.begin(),
             Event::PauseOver if self.phase == Phase::Failed => {
@@ -230,6 +237,7 @@ impl State {
             // About a phase that is over.
             Event::Prepared
             | Event::NotPrepared
+            | Event::CalledOff
             | Event::Started
             | Event::Answers
             | Event::Worse
@@ -250,6 +258,26 @@ impl State {
     fn begin(self) -> (State, Option<Action>) {
         let begun = State { goal: Goal::Run, trouble: Trouble::No, half_open: false, ..self };
         begun.to(Phase::Preparing, Action::Prepare)
+    }
+
+    fn prepared(self, event: Event) -> (State, Option<Action>) {
+        match (event, self.goal) {
+            (_, Goal::Rest(_)) => self.without_process(),
+            // Called off, and then wanted again.
+            (Event::CalledOff, _) => self.begin(),
+            (Event::Prepared, _) => self.to(Phase::Starting, Action::Spawn),
+            _ => State { trouble: Trouble::Failed, ..self }.empty(),
+        }
+    }
+
+    /// To rest, where there is no process: what ran before still has a right to the hook after the stop.
+    fn without_process(self) -> (State, Option<Action>) {
+        let state = State { trouble: Trouble::No, half_open: false, ..self };
+        if self.ran {
+            state.to(Phase::Finishing, Action::Finish)
+        } else {
+            state.to(Phase::Stopped, Action::Nothing)
+        }
     }
 
     fn want(self, by_command: bool) -> (State, Option<Action>) {
@@ -282,11 +310,14 @@ impl State {
             Phase::Ready | Phase::Degraded => state.to(Phase::Draining, Action::Drain),
             Phase::Probing => state.to(Phase::Stopping, Action::Stop),
             // Nothing has been made that would have to be stopped.
-            Phase::Preparing | Phase::Backoff | Phase::Failed => match goal {
-                Goal::Rest(_) => State { trouble: Trouble::No, half_open: false, ..state }
-                    .to(Phase::Stopped, Action::Nothing),
-                Goal::Renew | Goal::Run if self.phase == Phase::Preparing => (self, None),
+            Phase::Backoff | Phase::Failed => match goal {
+                Goal::Rest(_) => state.without_process(),
                 Goal::Renew | Goal::Run => state.begin(),
+            },
+            // The hook hears of it and ends.
+            Phase::Preparing => match goal {
+                Goal::Rest(_) => (state, None),
+                Goal::Renew | Goal::Run => (State { goal: Goal::Run, ..self }, None),
             },
             Phase::Stopped => match goal {
                 Goal::Rest(_) => (state, None),
@@ -339,7 +370,7 @@ mod tests {
 
     use super::*;
 
-    const EVENTS: [Event; 21] = [
+    const EVENTS: [Event; 22] = [
         Event::Connection,
         Event::Wake,
         Event::Rest(Rest::Asked),
@@ -349,6 +380,7 @@ mod tests {
         Event::RenewNow,
         Event::Prepared,
         Event::NotPrepared,
+        Event::CalledOff,
         Event::Started,
         Event::Answers,
         Event::Worse,
@@ -479,6 +511,31 @@ mod tests {
         let tried = [Event::PauseOver, Event::Prepared, Event::Started, Event::Broke];
         let (state, action) = tried.iter().fold(failed, |state, event| state.on(*event).0).on(Event::Empty);
         assert_eq!((state.phase(), action), (Phase::Failed, Some(Action::PauseLong)));
+    }
+
+    #[test]
+    fn what_ran_before_a_failure_still_gets_its_hook_when_it_is_to_rest() {
+        let (state, action) = after_ready(&[Event::Broke, Event::Empty]).on(Event::Rest(Rest::Asked));
+        assert_eq!((state.phase(), action), (Phase::Finishing, Some(Action::Finish)));
+        let never_ran = after(&[Event::Connection, Event::NotPrepared]).on(Event::Rest(Rest::Asked)).0;
+        assert_eq!(never_ran.phase(), Phase::Stopped);
+    }
+
+    #[test]
+    fn a_stop_during_the_hook_waits_for_it_and_a_wake_in_between_begins_again() {
+        let stopping = after(&[Event::Wake, Event::Rest(Rest::Asked)]);
+        assert_eq!(stopping.phase(), Phase::Preparing);
+        assert_eq!(stopping.on(Event::CalledOff).0.phase(), Phase::Stopped);
+        let (state, action) = stopping.on(Event::Wake).0.on(Event::CalledOff);
+        assert_eq!((state.phase(), action), (Phase::Preparing, Some(Action::Prepare)));
+    }
+
+    #[test]
+    fn who_came_back_from_failed_is_as_good_as_any_other() {
+        let back = [Event::Broke, Event::Empty, Event::TooMany, Event::PauseOver, Event::Prepared];
+        let ready = [Event::Started, Event::Answers, Event::Broke];
+        let broken = ready.iter().fold(after_ready(&back), |state, event| state.on(*event).0);
+        assert_eq!(broken.on(Event::Empty).0.phase(), Phase::Backoff);
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Surroundings {
     pub env: Vec<(OsString, OsString)>,
     /// Its working directory.
     pub directory: Option<PathBuf>,
+    /// Whoever finds what is left of it after our death.
+    pub owner: Option<String>,
 }
 
 /// Asks one server how it is; made for each start, because the port changes.

@@ -23,6 +23,7 @@ pub async fn run(command: &[String], surroundings: &Surroundings) -> Result<(), 
     let mut launch = Launch::new(command.iter().map(OsString::from).collect());
     launch.env.clone_from(&surroundings.env);
     launch.directory.clone_from(&surroundings.directory);
+    launch.owner.clone_from(&surroundings.owner);
     launch.stdin = Stdin::Null;
     let spawned = Tree::spawn(launch).await;
     let (mut tree, Pipes { mut stdout, mut stderr, .. }) =
@@ -80,8 +81,11 @@ mod tests {
 
     async fn sh(script: &str) -> Result<(), ProbeError> {
         let command = ["sh", "-c", script].map(str::to_owned);
-        let surroundings =
-            Surroundings { env: vec![("COLOUR".into(), "blue".into())], directory: Some("/".into()) };
+        let surroundings = Surroundings {
+            env: vec![("COLOUR".into(), "blue".into())],
+            directory: Some("/".into()),
+            owner: None,
+        };
         run(&command, &surroundings).await
     }
 
