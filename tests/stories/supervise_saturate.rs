@@ -258,7 +258,10 @@ mod saturate {
             names.iter().map(|name| ground.instance(name, "start = 'boot'", &[])).collect::<Vec<_>>().concat()
         })
         .await;
-        assert!(supervise.instances().await.iter().all(|one| one["state"] == "ready" && one["starts"] == 1));
+        // A free port may be somebody else's by the time a server binds it; that is no failure.
+        assert!(
+            supervise.instances().await.iter().all(|one| one["state"] == "ready" && one["failures"] == 0)
+        );
         let began = Instant::now();
         supervise.stop_clean().await;
         println!("50 instances stopped in {:?}", began.elapsed());
