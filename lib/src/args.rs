@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use argh::TopLevelCommand;
 
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
 
 /// Why nothing is run.
 #[derive(Debug)]
@@ -40,6 +40,14 @@ pub fn split(args: impl Iterator<Item = OsString>) -> (Vec<OsString>, Option<Vec
     let Some(at) = own.iter().position(|arg| arg == "--") else { return (own, None) };
     let command = own.split_off(at);
     (own, Some(command[1..].to_vec()))
+}
+
+/// A server's command line as text, which settings are.
+pub fn texts(command: Vec<OsString>) -> Result<Vec<String>, Failure> {
+    let text = |arg: OsString| {
+        arg.into_string().map_err(|arg| Failure::usage(format!("`{}` is not UTF-8", arg.to_string_lossy())))
+    };
+    command.into_iter().map(text).collect()
 }
 
 /// Reads our own part of the command line, whose first word is the program.

@@ -57,11 +57,16 @@ pub fn spawn(path: &Path, what: Arc<dyn Controlled>, life: Life) -> Result<(), B
 }
 
 /// The control socket of this user's `daemon`.
-pub fn path(daemon: &str) -> io::Result<PathBuf> {
+fn path(daemon: &str) -> io::Result<PathBuf> {
     Ok(files::runtime_dir(daemon)?.join("control.sock"))
 }
 
-/// The same as [`spawn`] at [`path`], or, where another daemon of this user has that, at `control-<name>.sock` beside
+/// The control socket that a flag names, else that of this user's `daemon`.
+pub fn socket(flag: Option<PathBuf>, daemon: &str) -> Result<PathBuf, Failure> {
+    flag.map_or_else(|| path(daemon), Ok).map_err(|error| Failure::new(Exit::Config, &error))
+}
+
+/// The same as [`spawn`] at the usual place, or, where another daemon of this user has that, at `control-<name>.sock` beside
 /// it; where it is now. Characters that a file name should not have become `_`.
 pub fn spawn_named(
     daemon: &str,

@@ -57,7 +57,7 @@ pub fn run(args: Args, command: Option<Vec<OsString>>) -> Done {
         Some(Command::Doctor(doctor)) => examine(doctor, command),
         Some(Command::Serena(args)) => serve_serena(args, command.unwrap_or_default()),
         Some(Command::Sessions(sessions)) => {
-            let control = control_socket(sessions.control)?;
+            let control = control::socket(sessions.control, DAEMON)?;
             match sessions.delete {
                 Some(name) => {
                     let deleted = control::ask_json(&control, "DELETE", &format!("/sessions/{name}"))?;
@@ -73,7 +73,7 @@ pub fn run(args: Args, command: Option<Vec<OsString>>) -> Done {
         }
         Some(Command::Status(status)) => {
             render::show(
-                &control::ask_json(&control_socket(status.control)?, "GET", "/status")?,
+                &control::ask_json(&control::socket(status.control, DAEMON)?, "GET", "/status")?,
                 status.json,
                 render::status,
             );
@@ -87,10 +87,7 @@ fn texts(command: Vec<OsString>) -> Result<Vec<String>, Failure> {
     if command.is_empty() {
         return Err(Failure::usage("a command must follow `--`, like: -- serena start-mcp-server"));
     }
-    let text = |arg: OsString| {
-        arg.into_string().map_err(|arg| Failure::usage(format!("`{}` is not UTF-8", arg.to_string_lossy())))
-    };
-    command.into_iter().map(text).collect()
+    mcp_daemon::args::texts(command)
 }
 
 fn load(path: Option<&Path>) -> Result<Config, Failure> {
@@ -272,10 +269,6 @@ fn uids(users: &[String]) -> Result<Vec<u32>, Failure> {
         _ => Err(Failure::config(format!("listener.users: there is no user `{name}`"))),
     };
     users.iter().map(uid).collect()
-}
-
-fn control_socket(flag: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    flag.map_or_else(|| control::path(DAEMON), Ok).map_err(|error| Failure::new(Exit::Config, &error))
 }
 
 fn serve_stdio(args: Stdio, command: Option<Vec<String>>) -> Done {

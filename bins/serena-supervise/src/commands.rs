@@ -31,7 +31,7 @@ pub type Done = Result<ExitCode, Failure>;
 
 /// Does what the command line says.
 pub fn run(command: Command, rest: Option<Vec<OsString>>) -> Done {
-    let rest = rest.map(texts).transpose()?;
+    let rest = rest.map(mcp_daemon::args::texts).transpose()?;
     match command {
         Command::Check(check) => {
             let config = Config::load(Some(&check.config)).map_err(|problem| wrong(&problem))?;
@@ -45,7 +45,7 @@ pub fn run(command: Command, rest: Option<Vec<OsString>>) -> Done {
         Command::Run(run) => serve_run(run, rest),
         Command::Sleep(one) => verb(one.control, one.name.as_str(), "sleep"),
         Command::Status(status) => {
-            let answer = control::ask_json(&control_socket(status.control)?, "GET", "/status")?;
+            let answer = control::ask_json(&control::socket(status.control, DAEMON)?, "GET", "/status")?;
             if status.json {
                 say(&format!("{answer:#}"));
             } else {
@@ -60,19 +60,8 @@ pub fn run(command: Command, rest: Option<Vec<OsString>>) -> Done {
     }
 }
 
-fn texts(command: Vec<OsString>) -> Result<Vec<String>, Failure> {
-    let text = |arg: OsString| {
-        arg.into_string().map_err(|arg| Failure::usage(format!("`{}` is not UTF-8", arg.to_string_lossy())))
-    };
-    command.into_iter().map(text).collect()
-}
-
 fn wrong(problem: &ConfigProblem) -> Failure {
     Failure::new(Exit::Config, problem)
-}
-
-fn control_socket(flag: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    flag.map_or_else(|| control::path(DAEMON), Ok).map_err(|error| Failure::new(Exit::Config, &error))
 }
 
 fn serve_run(run: Run, command: Option<Vec<String>>) -> Done {
@@ -157,14 +146,15 @@ fn exit_of(error: &UpError) -> Exit {
 }
 
 fn verb(control: Option<PathBuf>, name: &str, verb: &str) -> Done {
-    let answer = control::ask_json(&control_socket(control)?, "POST", &format!("/instances/{name}/{verb}"))?;
+    let answer =
+        control::ask_json(&control::socket(control, DAEMON)?, "POST", &format!("/instances/{name}/{verb}"))?;
     say(&format!("{name}: {}", answer["state"].as_str().unwrap_or_default()));
     Ok(ExitCode::SUCCESS)
 }
 
 /// Looks until the instance is where it should be; says on a terminal what it waits for.
 fn wait_for(wait: &Wait) -> Done {
-    let control = control_socket(wait.control.clone())?;
+    let control = control::socket(wait.control.clone(), DAEMON)?;
     let path = format!("/instances/{}", wait.name);
     let began = Instant::now();
     let mut progress = render::Progress::stderr();
@@ -203,7 +193,7 @@ fn pause() -> Result<(), Failure> {
 }
 
 fn show_logs(logs: &Logs) -> Done {
-    let control = control_socket(logs.control.clone())?;
+    let control = control::socket(logs.control.clone(), DAEMON)?;
     let names: Vec<String> = match &logs.name {
         Some(name) => vec![name.to_string()],
         None => {
@@ -247,7 +237,7 @@ fn say(line: &str) -> bool {
 }
 
 fn examine(file: Option<PathBuf>, control: Option<PathBuf>) -> Done {
-    let control = control_socket(control)?;
+    let control = control::socket(control, DAEMON)?;
     let config = Config::load(file.as_deref()).map_err(|problem| wrong(&problem))?;
     let runtime_dir = files::runtime_dir(DAEMON).map_err(|error| Failure::new(Exit::Config, &error))?;
     let running = control::ask_json(&control, "GET", "/status").ok();

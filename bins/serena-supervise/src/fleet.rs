@@ -1,5 +1,8 @@
 //! All instances of one supervisor: each behind its lock, with what a dead predecessor left cleared away before its
-//! socket is bound; started and stopped in the order in which they need each other.
+//! socket is bound; started and stopped in the order in which they need each other. Other settings are put in force in
+//! `reload`.
+
+mod reload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
@@ -92,12 +95,6 @@ struct Member {
     lock: Option<(Lock, String)>,
 }
 
-/// What a new instance needs and might not get.
-struct Reserved {
-    lock: Option<(Lock, String)>,
-    listeners: Option<Vec<Listener>>,
-}
-
 impl Fleet {
     /// Locks, sweeps and binds everything; nothing is started yet. `source` gives the settings anew at a reload; `runtime`
     /// is where instances without a home are locked.
@@ -122,10 +119,7 @@ impl Fleet {
         }
         sweep(locked.iter().map(|(_, _, _, owner)| owner.clone()).collect()).await;
         for (name, settings, lock, owner) in locked {
-            let listeners = match &settings.socket {
-                Some(socket) => bind(&name, socket)?,
-                None => Vec::new(),
-            };
+            let listeners = bind(&name, settings.socket.as_ref())?;
             let member = fleet.make(&config, &name, settings, (lock, owner), listeners);
             fleet.members().insert(name, member);
         }
@@ -136,7 +130,7 @@ impl Fleet {
         self.members.lock().expect("no panic while locked")
     }
 
-    /// One instance, or all of them.
+    /// The instance of this name.
     pub fn find(&self, name: &str) -> Option<Arc<Instance>> {
         self.members().iter().find(|(known, _)| known.as_str() == name).map(|(_, one)| one.instance.clone())
     }
@@ -152,28 +146,6 @@ impl Fleet {
         make_parent(name, &path)?;
         let lock = Lock::take(&path).map_err(|source| FleetError::Lock { name: name.clone(), source })?;
         Ok((lock, path.display().to_string()))
-    }
-
-    /// What a new or moved instance needs, as far as it is not the same as `old` had.
-    async fn reserve(
-        &self,
-        name: &Route,
-        settings: &Settings,
-        old: Option<&Settings>,
-    ) -> Result<Reserved, FleetError> {
-        let lock = match old.is_some_and(|old| old.home == settings.home) {
-            true => None,
-            false => {
-                let (lock, owner) = self.lock(name, settings)?;
-                sweep(vec![owner.clone()]).await;
-                Some((lock, owner))
-            }
-        };
-        let listeners = match (&settings.socket, old.is_some_and(|old| old.socket == settings.socket)) {
-            (Some(socket), false) => Some(bind(name, socket)?),
-            (None, _) | (Some(_), true) => None,
-        };
-        Ok(Reserved { lock, listeners })
     }
 
     fn make(
@@ -301,76 +273,6 @@ impl Fleet {
         lock
     }
 
-    /// Reads the settings again and puts them in force, all or nothing; says what has changed.
-    pub async fn reload(self: &Arc<Self>) -> Result<String, FleetError> {
-        let _one = self.reloading.lock().await;
-        if self.life.is_draining() {
-            return Err(FleetError::Stopping);
-        }
-        let config = (self.source)()?;
-        config.check()?;
-        let mut wanted: BTreeMap<Route, Settings> = config.instances()?.into_iter().collect();
-        let (mut kept, mut gone) = (Vec::new(), Vec::new());
-        for (name, member) in &*self.members() {
-            match wanted.get(name) {
-                // Another socket or home is another instance.
-                Some(settings)
-                    if settings.socket == member.settings.socket && settings.home == member.settings.home =>
-                {
-                    kept.push((name.clone(), *settings != member.settings));
-                }
-                _ => gone.push(name.clone()),
-            }
-        }
-        // All that can fail comes first, while everything still runs as it did.
-        let mut reserved = BTreeMap::new();
-        for (name, settings) in &wanted {
-            let old = self.members().get(name).map(|member| member.settings.clone());
-            if !kept.iter().any(|(one, _)| one == name) {
-                reserved.insert(name.clone(), self.reserve(name, settings, old.as_ref()).await?);
-            }
-        }
-        let mut said = Vec::new();
-        for (name, changed) in kept {
-            let Some(settings) = wanted.remove(&name) else { continue };
-            if let Some(member) = self.members().get_mut(&name) {
-                member.instance.set(settings.clone(), fresh(&config));
-                member.settings = settings;
-            }
-            if changed {
-                said.push(format!("{name}: in force at its next start"));
-            }
-        }
-        let mut locks = BTreeMap::new();
-        for name in gone {
-            locks.extend(self.end(std::slice::from_ref(&name)).await.map(|lock| (name.clone(), lock)));
-            said.push(format!("{name}: {}", if wanted.contains_key(&name) { "moved" } else { "removed" }));
-        }
-        for (name, Reserved { lock, listeners }) in reserved {
-            let Some(settings) = wanted.remove(&name) else { continue };
-            let is_moved = locks.contains_key(&name);
-            let lock = match lock.or(locks.remove(&name)) {
-                Some(lock) => lock,
-                None => self.lock(&name, &settings)?,
-            };
-            let listeners = match (listeners, &settings.socket) {
-                (Some(listeners), _) => listeners,
-                (None, Some(socket)) => bind(&name, socket)?,
-                (None, None) => Vec::new(),
-            };
-            let member = self.make(&config, &name, settings, lock, listeners);
-            let instance = member.instance.clone();
-            self.members().insert(name.clone(), member);
-            if instance.settings().starts_at_boot() {
-                self.boot_one(instance);
-            }
-            if !is_moved {
-                said.push(format!("{name}: added"));
-            }
-        }
-        Ok(if said.is_empty() { "nothing has changed".into() } else { said.join(", ") })
-    }
-
     /// What the only instance's main process ended with, as a shell would say it; a stop on request is 0.
     pub fn exit_code(instance: &Instance) -> Option<u8> {
         const ASKED: [i32; 2] = [nix::libc::SIGINT, nix::libc::SIGTERM];
@@ -415,7 +317,8 @@ async fn sweep(owners: Vec<String>) {
     }
 }
 
-fn bind(name: &Route, socket: &Listen) -> Result<Vec<Listener>, FleetError> {
+fn bind(name: &Route, socket: Option<&Listen>) -> Result<Vec<Listener>, FleetError> {
+    let Some(socket) = socket else { return Ok(Vec::new()) };
     if let Listen::Unix(path) = socket {
         make_parent(name, path)?;
     }

@@ -271,7 +271,6 @@ impl Work {
     async fn wait(&self, pause: Duration) -> Event {
         self.instance.update(|board| board.retry_at = Some(Instant::now() + pause));
         sleep(pause).await;
-        self.instance.update(|board| board.retry_at = None);
         Event::PauseOver
     }
 

@@ -119,6 +119,7 @@ impl Board {
         if state.phase() != before.phase() {
             self.entered = Instant::now();
             self.doing = None;
+            self.retry_at = None;
             self.ready_since = state.serves().then(|| self.ready_since.unwrap_or(self.entered));
             if state.serves() && !before.serves() {
                 // Whoever waited has not had the chance to be here yet.
