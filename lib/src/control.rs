@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -48,7 +48,15 @@ pub trait Controlled: Send + Sync + 'static {
     fn other(&self, _method: &Method, _path: &str) -> Option<(StatusCode, Value)> {
         None
     }
+
+    /// The same for what takes its time, such as an upload: the answer is awaited as long as the caller stays.
+    fn act(&self, _method: &Method, _uri: &Uri) -> Option<Acting<'_>> {
+        None
+    }
 }
+
+/// An answer that takes its time.
+pub type Acting<'a> = Pin<Box<dyn Future<Output = (StatusCode, Value)> + Send + 'a>>;
 
 /// Serves all of it on a Unix socket for the owner alone (0600), until everything else has ended.
 pub fn spawn(path: &Path, what: Arc<dyn Controlled>, life: Life) -> Result<(), BindError> {
@@ -120,7 +128,7 @@ fn serve_on(listen: &Listen, what: Arc<dyn Controlled>, life: Life, all: bool) -
         let (what, drained) = (Arc::clone(&what), life.clone());
         let service = move |request: Request<Incoming>, _| {
             let (what, life) = (Arc::clone(&what), drained.clone());
-            async move { answer(&*what, &life, request.method(), request.uri().path(), all).await }
+            async move { answer(&*what, &life, request.method(), request.uri(), all).await }
         };
         // Whoever asks during the drain must get an answer, so this ends last.
         let last = life.last();
@@ -133,9 +141,10 @@ async fn answer(
     what: &dyn Controlled,
     life: &Life,
     method: &Method,
-    path: &str,
+    uri: &Uri,
     all: bool,
 ) -> Response<Body> {
+    let path = uri.path();
     match (method.as_str(), path) {
         ("GET" | "HEAD", "/ready") => ready(what, life),
         ("GET" | "HEAD", "/metrics") => {
@@ -155,10 +164,16 @@ async fn answer(
             life.drain();
             json_response(StatusCode::ACCEPTED, &json!({ "draining": true }))
         }
-        _ => match what.other(method, path).filter(|_| all) {
-            Some((status, value)) => json_response(status, &value),
-            None => json_response(StatusCode::NOT_FOUND, &json!({ "error": paths(all) })),
-        },
+        _ if all => {
+            let known = match what.act(method, uri) {
+                Some(acting) => Some(acting.await),
+                None => what.other(method, path),
+            };
+            let (status, value) =
+                known.unwrap_or_else(|| (StatusCode::NOT_FOUND, json!({ "error": paths(all) })));
+            json_response(status, &value)
+        }
+        _ => json_response(StatusCode::NOT_FOUND, &json!({ "error": paths(all) })),
     }
 }
 
@@ -225,19 +240,26 @@ pub fn ask_json(socket: &Path, method: &str, path: &str) -> Result<Value, Failur
     Err(Failure { line: why, exit: Exit::Unavailable })
 }
 
-/// Asks a running daemon; [`ask_json`] is made of it.
+/// Asks a running daemon; [`ask_json`] is made of it. No answer within 30 s is an error.
 pub async fn ask(socket: &Path, method: &str, path: &str) -> Result<(StatusCode, Bytes), AskError> {
+    match tokio::time::timeout(PATIENCE, ask_patiently(socket, method, path)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(AskError::NoAnswer {
+            socket: socket.display().to_string(),
+            cause: format!("nothing within {} s", PATIENCE.as_secs()),
+        }),
+    }
+}
+
+/// The same for what [`Controlled::act`] answers: waits as long as the daemon lives.
+pub async fn ask_patiently(socket: &Path, method: &str, path: &str) -> Result<(StatusCode, Bytes), AskError> {
     let name = socket.display().to_string();
     let stream = UnixStream::connect(socket).await.map_err(|error| AskError::NotRunning {
         daemon: own_name(),
         socket: name.clone(),
         cause: plain(&error),
     })?;
-    let no_answer = |cause: String| AskError::NoAnswer { socket: name.clone(), cause };
-    match tokio::time::timeout(PATIENCE, exchange(stream, method, path)).await {
-        Ok(answer) => answer.map_err(no_answer),
-        Err(_) => Err(no_answer(format!("nothing within {} s", PATIENCE.as_secs()))),
-    }
+    exchange(stream, method, path).await.map_err(|cause| AskError::NoAnswer { socket: name, cause })
 }
 
 async fn exchange(stream: UnixStream, method: &str, path: &str) -> Result<(StatusCode, Bytes), String> {

@@ -14,3 +14,12 @@ pub fn keep_freed() {
         nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, KEPT);
     }
 }
+
+/// Gives freed memory back to the system; for a daemon that works now and then, and is to be small in between.
+pub fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: malloc_trim takes the allocator's own locks, and moves nothing that is in use.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}

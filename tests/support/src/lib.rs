@@ -1,5 +1,5 @@
 //! Test support: an MCP server that misbehaves on command ([`Server`]), a strict little client ([`Client`]),
-//! and the real daemons as child processes ([`Sessiond`], [`Supervise`]).
+//! an S3-compatible store that does so too ([`objects`]), and the real daemons as child processes ([`Sessiond`], [`Supervise`]).
 //!
 //! Nothing here is shipped. Tests wait for facts ([`Server::until`], [`Sessiond::until_logged`], [`Journal::until`]), never for seconds.
 #![allow(
@@ -29,10 +29,12 @@ mod http_front;
 mod methods;
 mod mishap;
 mod modern;
+pub mod objects;
 mod process;
 mod real;
 mod real_client;
 mod real_server;
+mod real_store;
 mod refusal;
 mod server;
 mod sessiond;
@@ -63,6 +65,7 @@ pub use process::{Process, misbehaving_server};
 pub use real::{have, real_script};
 pub use real_client::RealClient;
 pub use real_server::RealServer;
+pub use real_store::RealStore;
 pub use server::Server;
 pub use sessiond::Sessiond;
 pub use stdio::{StdioOptions, be_left_behind, serve_stdio};

@@ -17,6 +17,7 @@ use crate::{
 pub struct RealServer {
     script: PathBuf,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     /// What it says once it listens.
     listening: String,
     port: u16,
@@ -28,7 +29,7 @@ impl RealServer {
     /// Starts `tests/real/server NAME` and waits until it listens.
     pub async fn start(name: &str) -> RealServer {
         let port = quiet_port();
-        RealServer::launch("server", vec![name.into()], format!("listening {port}"), port).await
+        RealServer::launch("server", vec![name.into()], vec![], format!("listening {port}"), port).await
     }
 
     /// Starts real Serena on the scratch folder `folder`, with more of its arguments, and waits until it listens.
@@ -36,12 +37,21 @@ impl RealServer {
         let port = quiet_port();
         let folder = folder.to_str().expect("temporary paths are UTF-8");
         let args = [folder].iter().chain(args).map(ToString::to_string).collect();
-        RealServer::launch("serena", args, format!("Uvicorn running on http://127.0.0.1:{port}"), port).await
+        let listening = format!("Uvicorn running on http://127.0.0.1:{port}");
+        RealServer::launch("serena", args, vec![], listening, port).await
     }
 
-    async fn launch(script: &str, args: Vec<String>, listening: String, port: u16) -> RealServer {
+    /// Starts a script of `tests/real` that takes `--port`, and waits until it says `listening`.
+    pub(crate) async fn launch(
+        script: &str,
+        args: Vec<String>,
+        env: Vec<(String, String)>,
+        listening: String,
+        port: u16,
+    ) -> RealServer {
         let script = real_script(script);
-        let mut server = RealServer { script, args, listening, port, log: ChildLog::default(), child: None };
+        let log = ChildLog::default();
+        let mut server = RealServer { script, args, env, listening, port, log, child: None };
         server.start_again().await;
         server
     }
@@ -51,7 +61,7 @@ impl RealServer {
         assert!(self.child.is_none(), "start_again() on a server that runs");
         self.log = ChildLog::default();
         let mut command = Command::new(&self.script);
-        command.args(&self.args).args(["--port", &self.port.to_string()]);
+        command.args(&self.args).args(["--port", &self.port.to_string()]).envs(self.env.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.script.display()));
         self.log.follow(child.stdout.take().expect("stdout is piped"));

@@ -1,0 +1,172 @@
+//! The marker beside a home: which snapshot it descends from, and what this machine was about to publish. It is what keeps
+//! a stale home from being published over a newer lineage, so it is written before and after everything that counts.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use mcp_daemon::files::write_atomic;
+use serde::{Deserialize, Serialize};
+
+use super::EngineError;
+use crate::head::Newest;
+use crate::layout::Id;
+
+/// The only version there is.
+const VERSION: u32 = 1;
+/// Most attempts to publish that are remembered until one works.
+const MAX_INTENTS: usize = 64;
+
+/// What the marker says.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Marker {
+    version: u32,
+    /// Where its snapshots were last, for people.
+    pub store: String,
+    /// The snapshot that the home descends from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Newest>,
+    /// The fork that this home has at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fork: Option<Newest>,
+    /// The nonce of the last `HEAD` that was written from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_nonce: Option<String>,
+    /// Attempts to publish, of which each may have worked: the answer was lost, or we were killed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub intents: Vec<Intent>,
+    /// Keys that nothing refers to any more, and that only we know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers: Vec<String>,
+}
+
+/// An attempt to publish.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Intent {
+    /// As what.
+    pub id: Id,
+    /// Everything that is stored for it, its manifest included.
+    pub keys: Vec<String>,
+}
+
+impl Default for Marker {
+    fn default() -> Self {
+        Marker {
+            version: VERSION,
+            store: String::new(),
+            base: None,
+            fork: None,
+            head_nonce: None,
+            intents: Vec::new(),
+            leftovers: Vec::new(),
+        }
+    }
+}
+
+impl Marker {
+    /// Begins an attempt; one too many forgets the oldest, whose objects then stay in the store.
+    pub fn intend(&mut self, id: Id, key: String) {
+        if self.intents.len() == MAX_INTENTS {
+            self.intents.remove(0);
+        }
+        self.intents.push(Intent { id, keys: vec![key] });
+    }
+
+    /// The home is, or comes after, what is published now. The attempt that did it is done; all others have failed, because
+    /// each could only have replaced a `HEAD` that is gone.
+    pub fn descends_from(&mut self, newest: Newest) {
+        for intent in self.intents.drain(..) {
+            if intent.id != newest.id {
+                self.leftovers.extend(intent.keys);
+            }
+        }
+        self.base = Some(newest);
+    }
+}
+
+/// The marker, and its file.
+#[derive(Debug)]
+pub(super) struct MarkerFile {
+    path: PathBuf,
+    /// What it says.
+    pub marker: Marker,
+}
+
+impl MarkerFile {
+    /// Reads it; a home without one descends from nothing.
+    pub fn open(path: PathBuf) -> Result<Self, EngineError> {
+        let marker = match std::fs::read(&path) {
+            Ok(bytes) => parse(&bytes).map_err(|why| EngineError::Home {
+                path: path.display().to_string(),
+                cause: io::Error::new(io::ErrorKind::InvalidData, why),
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Marker::default(),
+            Err(cause) => return Err(EngineError::Home { path: path.display().to_string(), cause }),
+        };
+        Ok(MarkerFile { path, marker })
+    }
+
+    /// Writes it; on disk once this returns.
+    pub fn write(&self) -> Result<(), EngineError> {
+        let mut bytes = serde_json::to_vec_pretty(&self.marker).expect("strings and numbers are JSON");
+        bytes.push(b'\n');
+        write_atomic(&self.path, &bytes)
+            .map_err(|cause| EngineError::Home { path: self.path.display().to_string(), cause })
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Marker, String> {
+    let marker: Marker = serde_json::from_slice(bytes).map_err(|error| {
+        format!("not readable as the marker of a home ({error}); once it is moved away, `adopt` decides what is newer")
+    })?;
+    if marker.version == VERSION {
+        Ok(marker)
+    } else {
+        Err(format!("version {}, expected {VERSION}; update serena-snapshotd", marker.version))
+    }
+}
+
+/// A file beside the home: `<home>.<suffix>`.
+pub(super) fn beside(home: &Path, suffix: &str) -> PathBuf {
+    let mut name = home.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    fn newest(id: &Id) -> Newest {
+        Newest { id: id.clone(), manifest: id.manifest(false), manifest_sha256: Digest::of(b""), tree: Digest::of(b"") }
+    }
+
+    #[test]
+    fn what_failed_is_left_over_once_something_else_is_published() {
+        let [one, two, three] = [1, 2, 3].map(|seq| Id::new(seq, 1));
+        let mut marker = Marker::default();
+        for (id, key) in [(&one, "a"), (&two, "b"), (&three, "c")] {
+            marker.intend(id.clone(), key.to_owned());
+        }
+        marker.descends_from(newest(&two));
+        assert_eq!((marker.leftovers, marker.intents.len()), (vec!["a".to_owned(), "c".to_owned()], 0));
+    }
+
+    #[test]
+    fn a_marker_is_read_as_it_was_written_and_a_broken_one_is_no_empty_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = beside(&directory.path().join("home"), "snapshotd.json");
+        let mut file = MarkerFile::open(path.clone()).unwrap();
+        file.marker.intend(Id::new(1, 1), "a".to_owned());
+        file.marker.base = Some(newest(&Id::new(7, 1)));
+        file.write().unwrap();
+        let again = MarkerFile::open(path.clone()).unwrap();
+        assert_eq!(again.marker.base, file.marker.base);
+        std::fs::write(&path, "{}").unwrap();
+        let error = MarkerFile::open(path).unwrap_err().to_string();
+        assert!(error.contains("home.snapshotd.json") && error.contains("missing field `version`"), "{error}");
+    }
+}

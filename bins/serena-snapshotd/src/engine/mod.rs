@@ -1,0 +1,229 @@
+//! What may be published, restored and deleted: the one place that writes `HEAD`, manifests, pins and forks.
+//!
+//! One [`Engine`] owns one home, from [`Engine::open`] (a lock beside the home) to its end. It changes nothing in the store
+//! that it has not read first, and nothing in the home but by a restore. Two rules make it safe:
+//!
+//! - A snapshot follows the one that its home descends from (the marker beside the home says which), and `HEAD` is replaced
+//!   only while it still names that one.
+//! - A manifest points to objects that were stored for it, or that its predecessor points to. Nothing else is shared, so
+//!   deleting what the deleted snapshots alone point to can hit nobody.
+
+mod claim;
+mod fork;
+mod marker;
+mod prune;
+mod publish;
+mod reader;
+mod recover;
+mod retain;
+mod said;
+mod standing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use mcp_daemon::files::Lock;
+
+use self::marker::{MarkerFile, beside};
+pub use self::claim::RENEW;
+pub use self::reader::Reader;
+use self::reader::Known;
+pub use self::said::{
+    EngineError, Outcome, Place, Pruned, RestoreOutcome, RestoreRequest, Row, Selector, Side, Summary,
+};
+pub use self::standing::Standing;
+use self::standing::{Compared, standing};
+use crate::layout::Id;
+use crate::manifest::{Manifest, StoredObject};
+use crate::settings::Settings;
+use crate::store::{Conditions, Store};
+use crate::take::Seen;
+
+/// One home and its store.
+pub struct Engine {
+    settings: Arc<Settings>,
+    store: Store,
+    reader: Reader,
+    marker: MarkerFile,
+    /// What the store said last; `None`: nobody can tell, so nothing may be published or deleted.
+    known: Option<Known>,
+    conditions: Option<Conditions>,
+    /// What this process has claimed; a command that works alone never claims.
+    epoch: Option<u64>,
+    is_fenced: bool,
+    /// It claims, so that it has to claim again once a person has settled a divergence.
+    is_daemon: bool,
+    /// The manifest that the next reading is compared with.
+    base: Option<Arc<Manifest>>,
+    /// What the last reading saw, against which manifest.
+    seen: Option<(Id, Seen)>,
+    /// Packs and blobs by manifest, for `prune`.
+    objects: HashMap<Id, Arc<Vec<StoredObject>>>,
+    /// Manifests that existed at the last look; what is not among them is no longer told as an ancestor.
+    existing: Option<HashSet<Id>>,
+    _lock: Lock,
+}
+
+impl Engine {
+    /// Takes the lock beside the home, reads the marker there, and ends a restore that a crash interrupted. Asks the store
+    /// nothing.
+    pub fn open(settings: Settings, store: Store) -> Result<Engine, EngineError> {
+        let home = home(&settings).to_owned();
+        let lock = Lock::take(&beside(&home, "snapshotd.lock"))?;
+        if crate::restore::resume(&journal(&home))? {
+            log::warn!(home:% = home.display(); "a restore was interrupted, ended it");
+        }
+        let marker = MarkerFile::open(beside(&home, "snapshotd.json"))?;
+        let reader = Reader::new(store.clone(), settings.seal.clone());
+        Ok(Engine {
+            settings: Arc::new(settings),
+            store,
+            reader,
+            marker,
+            known: None,
+            conditions: None,
+            epoch: None,
+            is_fenced: false,
+            is_daemon: false,
+            base: None,
+            seen: None,
+            objects: HashMap::new(),
+            existing: None,
+            _lock: lock,
+        })
+    }
+
+    /// Asks the store, and compares. An error means that nobody can tell.
+    pub async fn standing(&mut self) -> Result<Standing, EngineError> {
+        self.look().await?;
+        let is_empty = is_empty(home(&self.settings));
+        self.compare(is_empty).await
+    }
+
+    /// What the settings are; [`Engine::set_keep`] changes the part that may change.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Changes what is kept, from the next prune on.
+    pub fn set_keep(&mut self, keep: crate::settings::Keep) {
+        Arc::make_mut(&mut self.settings).keep = keep;
+    }
+
+    /// The store itself, for what only reads; needs neither a home nor its lock.
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    /// Whether `HEAD` cannot be trusted in this store; `None` until it was tried.
+    pub fn ignores_conditions(&self) -> Option<bool> {
+        self.conditions.map(|conditions| conditions == Conditions::Ignored)
+    }
+
+    /// Asks the store for the newest snapshot, and settles which of our own attempts to publish have worked.
+    async fn look(&mut self) -> Result<(), EngineError> {
+        // Whatever was known before may be wrong now.
+        self.known = None;
+        let known = self.reader.newest().await?;
+        if let Some(newest) = &known.newest
+            && self.marker.marker.intents.iter().any(|intent| intent.id == newest.id)
+        {
+            log::info!(snapshot:% = newest.id; "a snapshot whose answer was lost had been published");
+            self.descend_from(newest.clone())?;
+        }
+        self.known = Some(known);
+        Ok(())
+    }
+
+    /// Compares the home with what the store said last.
+    async fn compare(&mut self, home_is_empty: bool) -> Result<Standing, EngineError> {
+        let known = self.known.as_ref().ok_or_else(cannot_tell)?;
+        if self.is_fenced {
+            return Ok(Standing::Fenced);
+        }
+        let marker = &self.marker.marker;
+        let mut compared = Compared {
+            newest: known.newest.as_ref().map(|newest| (&newest.id, known.epoch())),
+            base: marker.base.as_ref().map(|base| &base.id),
+            base_ancestors: &[],
+            epoch: self.epoch,
+            home_is_empty,
+        };
+        let mut found = standing(compared);
+        if let (Standing::Diverged, Some(base)) = (found, &marker.base) {
+            // The store may have been put back to an earlier state: then the home has all of it, and more.
+            match self.reader.read(&base.manifest, Some(&base.manifest_sha256)).await {
+                Ok((manifest, _)) => {
+                    let ancestors = manifest.about.ancestors.into_iter();
+                    let ancestors: Vec<Id> = ancestors.map(|ancestor| ancestor.newest.id).collect();
+                    compared.base_ancestors = &ancestors;
+                    found = standing(compared);
+                }
+                Err(EngineError::Damaged(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.is_fenced = found == Standing::Fenced;
+        Ok(found)
+    }
+
+    /// The home descends from this one from now on.
+    fn descend_from(&mut self, newest: crate::head::Newest) -> Result<(), EngineError> {
+        if self.marker.marker.base.as_ref() != Some(&newest) || !self.marker.marker.intents.is_empty() {
+            self.marker.marker.store = self.store.to_string();
+            self.marker.marker.descends_from(newest);
+            self.marker.write()?;
+        }
+        Ok(())
+    }
+
+    /// Whether the store keeps its word, asked once.
+    async fn conditions(&mut self) -> Result<Conditions, EngineError> {
+        if let Some(conditions) = self.conditions {
+            return Ok(conditions);
+        }
+        let conditions = self.store.conditions().await?;
+        if conditions == Conditions::Ignored {
+            if self.known.as_ref().is_some_and(|known| known.head.is_some()) {
+                return Err(EngineError::Refused(format!(
+                    "{} ignores conditional requests, but has a HEAD from a store that did not; delete HEAD there once, then \
+                     the newest manifest counts",
+                    self.store
+                )));
+            }
+            log::warn!(store:% = self.store; "this store ignores conditional requests: HEAD is not written, and nothing is pruned unless single_writer is set");
+        }
+        self.conditions = Some(conditions);
+        Ok(conditions)
+    }
+}
+
+/// Runs what takes long on a thread of its own.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+fn home(settings: &Settings) -> &Path {
+    settings.roots.first().map_or(Path::new(""), |root| &root.path)
+}
+
+/// Where a restore that is under way says so.
+fn journal(home: &Path) -> std::path::PathBuf {
+    beside(home, "snapshotd.restore.json")
+}
+
+fn cannot_tell() -> EngineError {
+    EngineError::Refused("the store has not been read yet".to_owned())
+}
+
+/// Whether there is nothing in a directory but directories, or no directory at all.
+fn is_empty(directory: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(directory) else { return !directory.exists() };
+    entries.flatten().all(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()) && is_empty(&entry.path()))
+}

@@ -1,0 +1,441 @@
+//! A snapshot, from the reading of the home to `HEAD`: objects first, each checked; then the manifest; then `HEAD`. Whatever
+//! fails on the way, `HEAD` still names the snapshot before, and nothing that it needs has been touched.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+
+use super::retain::{Extent, has_shrunk};
+use super::{Engine, EngineError, Known, Outcome, Standing, Summary, blocking, home};
+use crate::digest::{Digest, Hasher};
+use crate::head::Newest;
+use crate::layout::Id;
+use crate::manifest::{About, Ancestor, Manifest, StoredObject, count, tree_digest};
+use crate::progress::{Progress, Step};
+use crate::settings::{Settings, Verify};
+use crate::store::{Conditions, Source, Store, StoreError, Trouble};
+use crate::take::{Draft, Job, Made, MadeBytes, TakeError, Taken, take};
+
+/// Most ancestors that a manifest tells.
+const MAX_ANCESTORS: usize = 1000;
+/// Attempts to publish while `HEAD` changes under us without becoming somebody else's.
+const ATTEMPTS: u32 = 5;
+/// Serena's own configuration, which lists its projects.
+const SERENA_CONFIG: &str = "serena_config.yml";
+
+/// What a long work is told, and can be told.
+#[derive(Clone)]
+pub(super) struct Work {
+    pub reason: String,
+    pub progress: Arc<Progress>,
+    pub cancelled: Arc<AtomicBool>,
+}
+
+/// What was read and stored, but for the manifest.
+pub(super) struct Gathered {
+    pub taken: Taken,
+    /// Bytes that were sent.
+    pub sent: u64,
+}
+
+impl Engine {
+    /// Takes a snapshot, and prunes after it. `reason` is `periodic`, `shutdown`, `asked` or `import`.
+    pub async fn snapshot(
+        &mut self,
+        reason: &str,
+        progress: &Arc<Progress>,
+        cancelled: &Arc<AtomicBool>,
+    ) -> Result<Outcome, EngineError> {
+        let work =
+            Work { reason: reason.to_owned(), progress: Arc::clone(progress), cancelled: Arc::clone(cancelled) };
+        if self.known.is_none() {
+            self.look().await?;
+        }
+        match self.compare(false).await? {
+            Standing::Current | Standing::Empty | Standing::Fresh => self.publish(&work).await,
+            standing @ (Standing::Diverged | Standing::Fenced) => self.fork(&work, standing).await,
+        }
+    }
+
+    async fn publish(&mut self, work: &Work) -> Result<Outcome, EngineError> {
+        for _ in 0..ATTEMPTS {
+            let base = self.base().await?;
+            let id = self.next_id()?;
+            let key = id.manifest(self.settings.seal.is_some());
+            let gathered = self.gather(&id, &key, base.clone(), work).await?;
+            let (draft, sent) = match gathered.taken {
+                Taken::Same(seen) => {
+                    let of = base.as_ref().map_or(id, |base| base.about.id.clone());
+                    self.seen = Some((of.clone(), seen));
+                    return Ok(Outcome::Unchanged(of));
+                }
+                Taken::New(draft) => (draft, gathered.sent),
+            };
+            if self.conditions().await? == Conditions::Ignored {
+                match self.nobody_else().await? {
+                    Claimed::Newest => {}
+                    Claimed::Again => continue,
+                    Claimed::Refused(standing) => return self.fork(work, standing).await,
+                }
+            }
+            let ancestors = self.ancestors(base.as_deref());
+            let Draft { entries, objects, seen, skipped } = draft;
+            let manifest = Arc::new(made(&self.settings, id.clone(), work, entries, objects, ancestors));
+            if let Some(base) = &base {
+                self.pin_before_shrink(base, &manifest).await?;
+            }
+            let newest = self.put_manifest(key, &manifest).await?;
+            match self.make_newest(newest).await? {
+                Claimed::Newest => {}
+                Claimed::Again => continue,
+                Claimed::Refused(standing) => return self.fork(work, standing).await,
+            }
+            let summary = summary(&manifest, sent, skipped);
+            log::info!(snapshot:% = id, files = summary.files, bytes = summary.bytes, sent, reason = work.reason.as_str(); "snapshot published");
+            self.objects.insert(id.clone(), Arc::new(manifest.about.objects.clone()));
+            if let Some(existing) = &mut self.existing {
+                existing.insert(id.clone());
+            }
+            self.base = Some(manifest);
+            self.seen = Some((id, seen));
+            self.tidy().await;
+            return Ok(Outcome::Published(summary));
+        }
+        Err(EngineError::Refused("HEAD kept changing; the next snapshot tries again".to_owned()))
+    }
+
+    /// On a store without conditions: looks once more whether the newest snapshot still is the one that ours follows.
+    async fn nobody_else(&mut self) -> Result<Claimed, EngineError> {
+        let newest = |engine: &Engine| Some(engine.known.as_ref()?.newest.as_ref()?.id.clone());
+        let before = newest(self);
+        self.look().await?;
+        match self.compare(false).await? {
+            standing @ (Standing::Diverged | Standing::Fenced) => Ok(Claimed::Refused(standing)),
+            Standing::Current | Standing::Empty | Standing::Fresh if newest(self) == before => Ok(Claimed::Newest),
+            Standing::Current | Standing::Empty | Standing::Fresh => Ok(Claimed::Again),
+        }
+    }
+
+    /// Replaces `HEAD`, where the store keeps its word about conditions; elsewhere the manifest alone counts.
+    async fn make_newest(&mut self, newest: Newest) -> Result<Claimed, EngineError> {
+        if self.conditions().await? == Conditions::Ignored {
+            self.descend_from(newest.clone())?;
+            self.known = Some(Known { newest: Some(newest), head: None });
+            return Ok(Claimed::Newest);
+        }
+        for _ in 0..ATTEMPTS {
+            let known = self.known.as_ref().ok_or_else(super::cannot_tell)?;
+            let epoch = self.epoch.unwrap_or_else(|| known.epoch().max(1));
+            let etag = known.head.as_ref().map(|(_, etag)| etag.clone());
+            if self.replace_head(epoch, newest.clone(), false, etag.as_ref()).await? {
+                self.descend_from(newest)?;
+                return Ok(Claimed::Newest);
+            }
+            let attempted = self.marker.marker.intents.iter().any(|intent| intent.id == newest.id);
+            match self.compare(false).await? {
+                // An earlier attempt of ours has arrived after all: this one must follow it.
+                Standing::Current if !attempted => return Ok(Claimed::Again),
+                // `HEAD` was renewed, and still names the snapshot that ours follows.
+                Standing::Current | Standing::Empty | Standing::Fresh => {}
+                standing @ (Standing::Diverged | Standing::Fenced) => return Ok(Claimed::Refused(standing)),
+            }
+        }
+        Ok(Claimed::Again)
+    }
+
+    /// The manifest that the next snapshot follows; `None` for the first, and where it cannot be read: then everything is
+    /// stored anew.
+    async fn base(&mut self) -> Result<Option<Arc<Manifest>>, EngineError> {
+        let known = self.known.as_ref().ok_or_else(super::cannot_tell)?;
+        let Some(newest) = known.newest.clone() else { return Ok(None) };
+        if let Some(base) = self.base.as_ref().filter(|base| base.about.id == newest.id) {
+            return Ok(Some(Arc::clone(base)));
+        }
+        match self.reader.read(&newest.manifest, Some(&newest.manifest_sha256)).await {
+            Ok((manifest, _)) => {
+                let manifest = Arc::new(manifest);
+                self.base = Some(Arc::clone(&manifest));
+                Ok(Some(manifest))
+            }
+            Err(EngineError::Damaged(why)) => {
+                log::error!(snapshot:% = newest.id, why; "the newest snapshot is damaged, the next one is stored whole");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn next_id(&self) -> Result<Id, EngineError> {
+        let known = self.known.as_ref().ok_or_else(super::cannot_tell)?;
+        let newest = known.newest.as_ref().map(|newest| newest.id.seq);
+        let base = self.marker.marker.base.as_ref().map(|base| base.id.seq);
+        let epoch = self.epoch.unwrap_or_else(|| known.epoch().max(1));
+        Ok(Id::new(newest.or(base).unwrap_or(0) + 1, epoch))
+    }
+
+    /// The lineage that a snapshot after `base` tells.
+    fn ancestors(&self, base: Option<&Manifest>) -> Vec<Ancestor> {
+        let newest = self.known.as_ref().and_then(|known| known.newest.clone());
+        let (Some(base), Some(newest)) = (base, newest) else { return Vec::new() };
+        let exists = |ancestor: &&Ancestor| {
+            self.existing.as_ref().is_none_or(|existing| existing.contains(&ancestor.newest.id))
+        };
+        let older = base.about.ancestors.iter().filter(exists).cloned();
+        std::iter::once(base.as_ancestor(newest)).chain(older).take(MAX_ANCESTORS).collect()
+    }
+
+    async fn pin_before_shrink(&self, base: &Manifest, now: &Manifest) -> Result<(), EngineError> {
+        let extent = |about: &About| Extent { files: about.files, bytes: about.bytes, projects: about.projects };
+        if has_shrunk(extent(&base.about), extent(&now.about)) {
+            let (files_before, files) = (base.about.files, now.about.files);
+            log::warn!(files_before, files, pinned:% = base.about.id; "much is gone since the last snapshot, which is pinned");
+            self.reader.put_pin(&base.about.id, super::reader::SHRUNK).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the home on a thread of its own, and stores what it makes; every key is written down before it is used.
+    pub(super) async fn gather(
+        &mut self,
+        id: &Id,
+        manifest_key: &str,
+        base: Option<Arc<Manifest>>,
+        work: &Work,
+    ) -> Result<Gathered, EngineError> {
+        let (send, mut made) = mpsc::channel::<(Made, oneshot::Sender<Result<(), StoreError>>)>(1);
+        let seen = self.seen.take().filter(|(of, _)| base.as_ref().is_some_and(|base| base.about.id == *of));
+        let (settings, told) = (Arc::clone(&self.settings), work.clone());
+        let mut reading = std::pin::pin!(blocking(move || {
+            let job = Job {
+                roots: &settings.roots,
+                base: base.as_deref(),
+                seen: seen.as_ref().map(|(_, seen)| seen),
+                spool: &settings.spool,
+                seal: settings.seal.as_deref(),
+                blob_from: settings.blob_from,
+                progress: &told.progress,
+                cancelled: &told.cancelled,
+            };
+            let taken = take(&job, &mut |made| {
+                let (answer, stored) = oneshot::channel();
+                send.blocking_send((made, answer)).map_err(|_| called_off())?;
+                stored.blocking_recv().unwrap_or_else(|_| Err(called_off()))
+            });
+            // Ends the loop below.
+            drop(send);
+            (taken, seen)
+        }));
+        let mut sent = 0;
+        let mut failed = None;
+        let mut intended = false;
+        let (taken, seen) = loop {
+            tokio::select! {
+                biased;
+                Some((made, answer)) = made.recv() => {
+                    let size = made.size;
+                    if !intended {
+                        self.marker.marker.intend(id.clone(), manifest_key.to_owned());
+                        intended = true;
+                    }
+                    work.progress.begin(Step::Sending, size, 0);
+                    let stored = self.store_made(made).await;
+                    sent += size;
+                    let told = match stored {
+                        Ok(()) => Ok(()),
+                        Err(error) => {
+                            failed = Some(error);
+                            Err(called_off())
+                        }
+                    };
+                    let _gone_if_cancelled = answer.send(told);
+                }
+                done = &mut reading => break done,
+            }
+        };
+        match (taken, failed) {
+            (Ok(taken), None) => {
+                if !intended && matches!(taken, Taken::New(_)) {
+                    self.marker.marker.intend(id.clone(), manifest_key.to_owned());
+                    self.marker.write()?;
+                }
+                Ok(Gathered { taken, sent })
+            }
+            (taken, failed) => {
+                self.seen = seen;
+                Err(failed.or(taken.err().map(EngineError::from)).unwrap_or_else(|| TakeError::Cancelled.into()))
+            }
+        }
+    }
+
+    async fn store_made(&mut self, made: Made) -> Result<(), EngineError> {
+        let Made { key, size, sha256, bytes } = made;
+        if let Some(intent) = self.marker.marker.intents.last_mut() {
+            intent.keys.push(key.clone());
+        }
+        self.marker.write()?;
+        let source = match &bytes {
+            MadeBytes::Memory(bytes) => Source::Bytes(bytes.clone()),
+            MadeBytes::Spooled(file) => Source::File { file, size, sha256 },
+        };
+        put_checked(&self.store, &key, source, size, &sha256, self.settings.verify).await?;
+        Ok(())
+    }
+
+    /// Stores a manifest; what names it.
+    pub(super) async fn put_manifest(
+        &self,
+        key: String,
+        manifest: &Arc<Manifest>,
+    ) -> Result<Newest, EngineError> {
+        let (seal, encoded) = (self.settings.seal.clone(), Arc::clone(manifest));
+        let bytes = blocking(move || {
+            let mut bytes = Vec::new();
+            match seal {
+                None => encoded.write(&mut bytes)?,
+                Some(seal) => {
+                    let mut sealed = seal.writer(&mut bytes)?;
+                    encoded.write(&mut sealed)?;
+                    sealed.finish()?;
+                }
+            }
+            Ok::<Bytes, std::io::Error>(bytes.into())
+        });
+        let bytes = bytes.await.map_err(|cause| EngineError::Home { path: key.clone(), cause })?;
+        let (size, stored) = (bytes.len() as u64, Digest::of(&bytes));
+        put_checked(&self.store, &key, Source::Bytes(bytes), size, &stored, self.settings.verify).await?;
+        Ok(manifest.newest(key, stored))
+    }
+
+    /// After a snapshot: deletes what failed attempts have left, and what need not be kept. It only saves room, so a failure
+    /// is for the log.
+    pub(super) async fn tidy(&mut self) {
+        self.delete_leftovers().await;
+        if !self.something_may_go() {
+            return;
+        }
+        match self.prune_known(false).await {
+            Ok(pruned) if pruned.snapshots.is_empty() => {}
+            Ok(pruned) => {
+                log::info!(snapshots = pruned.snapshots.len(), objects = pruned.objects, bytes = pruned.bytes; "old snapshots deleted");
+            }
+            Err(EngineError::Refused(why)) => log::debug!(why; "nothing pruned"),
+            Err(error) => log::warn!(error:% = error; "old snapshots not deleted, the next snapshot tries again"),
+        }
+    }
+}
+
+/// How an attempt to publish stands.
+enum Claimed {
+    /// Ours is the newest, or may become it.
+    Newest,
+    /// The home must be compared with a newer base of our own.
+    Again,
+    /// Somebody else has published.
+    Refused(Standing),
+}
+
+pub(super) fn summary(manifest: &Manifest, sent: u64, skipped: Vec<(String, String)>) -> Summary {
+    let About { id, files, bytes, unsettled, .. } = &manifest.about;
+    Summary { id: id.clone(), files: *files, bytes: *bytes, sent, unsettled: *unsettled, skipped }
+}
+
+/// A manifest of what was read just now.
+pub(super) fn made(
+    settings: &Settings,
+    id: Id,
+    work: &Work,
+    entries: Vec<crate::manifest::Entry>,
+    objects: Vec<StoredObject>,
+    ancestors: Vec<Ancestor>,
+) -> Manifest {
+    let (files, bytes, unsettled) = count(&entries);
+    let about = About {
+        id,
+        created: Timestamp::now(),
+        writer: settings.writer.clone(),
+        reason: work.reason.clone(),
+        tree: tree_digest(&entries),
+        files,
+        bytes,
+        unsettled,
+        projects: projects(settings),
+        objects,
+        ancestors,
+    };
+    Manifest { about, entries }
+}
+
+/// Stores an object and makes sure that it is there as it was sent.
+async fn put_checked(
+    store: &Store,
+    key: &str,
+    source: Source<'_>,
+    size: u64,
+    sha256: &Digest,
+    verify: Verify,
+) -> Result<(), StoreError> {
+    let damaged = |detail: &str| StoreError {
+        what: format!("store {key} in {store}"),
+        detail: detail.to_owned(),
+        trouble: Trouble::Damaged,
+    };
+    let put = store.put(key, source).await?;
+    let found = store.stat(key).await?;
+    if found.as_ref() != Some(&put) || put.size != size {
+        return Err(damaged("it is not there as it was sent"));
+    }
+    if verify == Verify::Read {
+        let mut reading = store.open(key).await?.ok_or_else(|| damaged("it is gone at once"))?;
+        let mut hasher = Hasher::new();
+        while let Some(chunk) = reading.next().await? {
+            hasher.update(&chunk);
+        }
+        if hasher.finish() != *sha256 {
+            return Err(damaged("read back, it has other bytes"));
+        }
+    }
+    Ok(())
+}
+
+fn called_off() -> StoreError {
+    StoreError { what: "store".to_owned(), detail: "called off".to_owned(), trouble: Trouble::Busy }
+}
+
+/// How many projects Serena has registered: the items of the list `projects:` in its configuration. Serena drops a project
+/// whose directory is missing when it next saves, so a restore before the checkouts exist shows here.
+fn projects(settings: &Settings) -> Option<u64> {
+    let text = std::fs::read_to_string(home(settings).join(SERENA_CONFIG)).ok()?;
+    count_projects(&text)
+}
+
+fn count_projects(text: &str) -> Option<u64> {
+    let mut lines = text.lines().skip_while(|line| !line.starts_with("projects:"));
+    let rest = lines.next()?.strip_prefix("projects:")?.split('#').next().unwrap_or_default().trim();
+    if let Some(inline) = rest.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return Some(inline.split(',').filter(|item| !item.trim().is_empty()).count() as u64);
+    }
+    let in_list = |line: &&str| line.is_empty() || line.starts_with([' ', '-', '#']);
+    Some(lines.take_while(in_list).filter(|line| line.trim_start().starts_with('-')).count() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count_projects;
+
+    #[test]
+    fn projects_are_counted_as_serena_writes_them() {
+        for (text, expected) in [
+            ("a: 1\nprojects:\n- /one\n- /two\n# c\nb: 2\n- x", Some(2)),
+            ("projects: []\n", Some(0)),
+            ("projects:\n  - /one\n  - /two\n", Some(2)),
+            ("projects: [/one, /two] # two\n", Some(2)),
+            ("projects:\n", Some(0)),
+            ("no_projects: 1\n", None),
+        ] {
+            assert_eq!(count_projects(text), expected, "{text}");
+        }
+    }
+}

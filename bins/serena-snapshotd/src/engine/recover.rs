@@ -1,0 +1,136 @@
+//! Puts a snapshot back into the home, and settles a divergence.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::publish::Work;
+use super::{Engine, EngineError, Outcome, RestoreOutcome, RestoreRequest, Selector, Side, Standing, home, is_empty, journal};
+use crate::head::Newest;
+use crate::layout::{Id, MANIFESTS};
+use crate::manifest::Manifest;
+use crate::progress::Progress;
+use crate::restore::{Plan, RestoreError, Target, restore};
+
+impl Engine {
+    /// Puts a snapshot back. An error means that nobody can tell whether there is one, or that it did not work; the home is as
+    /// it was then. Where the newest is damaged, the next older one is tried.
+    pub async fn restore(
+        &mut self,
+        request: &RestoreRequest,
+        progress: &Arc<Progress>,
+    ) -> Result<RestoreOutcome, EngineError> {
+        self.look().await?;
+        let known = self.known.as_ref().ok_or_else(super::cannot_tell)?;
+        let Some(newest) = known.newest.clone() else {
+            if let Some(which) = &request.which {
+                return Err(EngineError::NoSuchSnapshot(format!(
+                    "there is no snapshot {which} in {}, nor any other",
+                    self.store
+                )));
+            }
+            return Ok(RestoreOutcome::Nothing);
+        };
+        let home_is_empty = is_empty(home(&self.settings));
+        if !home_is_empty && !request.replace {
+            return Ok(RestoreOutcome::LeftAlone(self.compare(false).await?));
+        }
+        let targets: Vec<Target> = self
+            .settings
+            .roots
+            .iter()
+            .filter(|root| request.replace || is_empty(&root.path))
+            .map(|root| Target { name: root.name.clone(), path: root.path.clone() })
+            .collect();
+        let mut passed_over = Vec::new();
+        let candidates = self.candidates(request.which.as_ref(), &newest).await?;
+        for key in candidates {
+            let expected = (key == newest.manifest).then_some(&newest.manifest_sha256);
+            let read = self.reader.read(&key, expected).await;
+            let why = match read {
+                Ok((manifest, _)) => match self.put_back(Arc::new(manifest), &targets, progress).await {
+                    Ok((manifest, kept)) => {
+                        let id = manifest.about.id.clone();
+                        if !passed_over.is_empty() {
+                            log::error!(snapshot:% = id; "newer snapshots are damaged, restored an older one");
+                        }
+                        // What comes next follows the newest one, whichever was put back: so nothing of the lineage is lost.
+                        self.marker.marker.store = self.store.to_string();
+                        self.marker.marker.base = Some(newest);
+                        self.marker.write()?;
+                        self.seen = None;
+                        let (files, bytes) = (manifest.about.files, manifest.about.bytes);
+                        log::info!(snapshot:% = id, files, bytes; "restored");
+                        return Ok(RestoreOutcome::Restored { id, files, bytes, kept, passed_over });
+                    }
+                    Err(RestoreError::Damaged(why)) => why,
+                    Err(error) => return Err(error.into()),
+                },
+                Err(EngineError::Damaged(why)) => why,
+                Err(error) => return Err(error),
+            };
+            log::error!(manifest = key.as_str(), why = why.as_str(); "this snapshot is damaged");
+            passed_over.push((key, why));
+        }
+        let whys: Vec<String> = passed_over.into_iter().map(|(key, why)| format!("{key}: {why}")).collect();
+        Err(EngineError::Damaged(format!("no snapshot is whole: {}", whys.join("; "))))
+    }
+
+    async fn put_back(
+        &self,
+        manifest: Arc<Manifest>,
+        targets: &[Target],
+        progress: &Arc<Progress>,
+    ) -> Result<(Arc<Manifest>, Vec<PathBuf>), RestoreError> {
+        let seal = self.settings.seal.as_ref();
+        let plan = Plan { manifest: &manifest, store: &self.store, seal, targets, progress };
+        let kept = restore(&plan, &journal(home(&self.settings))).await?.kept;
+        Ok((manifest, kept))
+    }
+
+    /// The manifests to try in turn: the one that was asked for alone, or the newest and then everything older.
+    async fn candidates(&self, which: Option<&Selector>, newest: &Newest) -> Result<Vec<String>, EngineError> {
+        if let Some(which) = which.filter(|which| **which != Selector::Latest) {
+            return Ok(vec![self.reader.find(which).await?.1.manifest]);
+        }
+        let order = |id: &Id| (id.epoch, id.seq);
+        let older = self.reader.listed(MANIFESTS).await?.into_iter();
+        // What is not older has never been the newest: an attempt that failed.
+        let older = older.filter(|key| Id::of_key(key).is_some_and(|id| order(&id) < order(&newest.id)));
+        Ok(std::iter::once(newest.manifest.clone()).chain(older).collect())
+    }
+
+    /// Chooses a side of a divergence.
+    pub async fn adopt(&mut self, side: Side, progress: &Arc<Progress>) -> Result<(), EngineError> {
+        self.look().await?;
+        let known = self.known.as_ref().ok_or_else(super::cannot_tell)?;
+        let Some(newest) = known.newest.clone() else {
+            return Err(EngineError::Refused("there is no snapshot yet: the next one publishes this home".to_owned()));
+        };
+        match side {
+            Side::Local => {
+                self.marker.marker.base = Some(newest);
+                self.marker.marker.store = self.store.to_string();
+                self.marker.write()?;
+            }
+            Side::Remote => {
+                if !is_empty(home(&self.settings)) && self.compare(false).await? != Standing::Current {
+                    let work = Work {
+                        reason: "asked".to_owned(),
+                        progress: Arc::clone(progress),
+                        cancelled: Arc::new(AtomicBool::new(false)),
+                    };
+                    let _kept: Outcome = self.fork(&work, Standing::Diverged).await?;
+                }
+                let request = RestoreRequest { which: None, replace: true };
+                self.restore(&request, progress).await?;
+            }
+        }
+        if self.is_daemon {
+            // The writer from now on; a person has said so.
+            self.is_fenced = false;
+            self.claim().await?;
+        }
+        Ok(())
+    }
+}
