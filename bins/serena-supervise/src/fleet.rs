@@ -81,6 +81,8 @@ pub struct Fleet {
     runtime: PathBuf,
     source: Source,
     members: Mutex<BTreeMap<Route, Member>>,
+    /// Inherited sockets, which a process can take only once: for whichever instance has them next.
+    inherited: Mutex<BTreeMap<String, Vec<Listener>>>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
 }
@@ -110,6 +112,7 @@ impl Fleet {
             runtime,
             source,
             members: Mutex::default(),
+            inherited: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
         });
         let mut locked = Vec::new();
@@ -119,7 +122,7 @@ impl Fleet {
         }
         sweep(locked.iter().map(|(_, _, _, owner)| owner.clone()).collect()).await;
         for (name, settings, lock, owner) in locked {
-            let listeners = bind(&name, settings.socket.as_ref())?;
+            let listeners = fleet.bind(&name, settings.socket.as_ref())?;
             let member = fleet.make(&config, &name, settings, (lock, owner), listeners);
             fleet.members().insert(name, member);
         }
@@ -140,12 +143,37 @@ impl Fleet {
         self.members().values().map(|member| member.instance.clone()).collect()
     }
 
+    /// Where an instance's lock is, in a directory that exists: before it does, a link on the way there goes unnoticed.
+    fn lock_path(&self, name: &Route, settings: &Settings) -> Result<PathBuf, FleetError> {
+        if let Some(home) = &settings.home {
+            make_parent(name, home)?;
+        }
+        Ok(lock_path(&self.runtime, name, settings))
+    }
+
     /// An instance's lock, and by which name what a dead predecessor left is found.
     fn lock(&self, name: &Route, settings: &Settings) -> Result<(Lock, String), FleetError> {
-        let path = lock_path(&self.runtime, name, settings);
-        make_parent(name, &path)?;
+        let path = self.lock_path(name, settings)?;
         let lock = Lock::take(&path).map_err(|source| FleetError::Lock { name: name.clone(), source })?;
-        Ok((lock, path.display().to_string()))
+        Ok((lock, owner(&path)))
+    }
+
+    fn bind(&self, name: &Route, socket: Option<&Listen>) -> Result<Vec<Listener>, FleetError> {
+        let Some(socket) = socket else { return Ok(Vec::new()) };
+        if let Listen::Unix(path) = socket {
+            make_parent(name, path)?;
+        }
+        let failed = |source| FleetError::Bind { name: name.clone(), source };
+        let Listen::Inherited(passed) = socket else {
+            return Listener::bind(socket, BindOptions::default()).map_err(failed);
+        };
+        let mut inherited = self.inherited.lock().expect("no panic while locked");
+        if !inherited.contains_key(passed) {
+            let listeners = Listener::bind(socket, BindOptions::default()).map_err(failed)?;
+            inherited.insert(passed.clone(), listeners);
+        }
+        let again = inherited[passed].iter().map(Listener::again).collect::<Result<_, _>>();
+        again.map_err(|cause| failed(BindError::System { listen: socket.clone(), cause }))
     }
 
     fn make(
@@ -302,6 +330,11 @@ pub fn lock_path(runtime: &Path, name: &Route, settings: &Settings) -> PathBuf {
     home.unwrap_or_else(|| runtime.join(format!("{name}.supervise.lock")))
 }
 
+/// By which name what is left of the instance with this lock is found.
+fn owner(lock: &Path) -> String {
+    lock.display().to_string()
+}
+
 fn fresh(config: &Config) -> Fresh {
     Fresh {
         generation: config.generation.clone().unwrap_or_default(),
@@ -315,15 +348,6 @@ async fn sweep(owners: Vec<String>) {
     if !left.is_empty() {
         log::warn!(pids:? = left; "a predecessor had left processes, they are gone now");
     }
-}
-
-fn bind(name: &Route, socket: Option<&Listen>) -> Result<Vec<Listener>, FleetError> {
-    let Some(socket) = socket else { return Ok(Vec::new()) };
-    if let Listen::Unix(path) = socket {
-        make_parent(name, path)?;
-    }
-    Listener::bind(socket, BindOptions::default())
-        .map_err(|source| FleetError::Bind { name: name.clone(), source })
 }
 
 fn make_parent(name: &Route, path: &Path) -> Result<(), FleetError> {
