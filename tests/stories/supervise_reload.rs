@@ -1,4 +1,5 @@
-//! Other settings while everything runs: an instance that gets another name, a home that changes hands.
+//! Other settings while everything runs: an instance that gets another name, a home that changes hands, and what cannot be
+//! changed so.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -86,5 +87,30 @@ async fn two_instances_can_swap_their_homes() {
             supervise.journal(name).all("start").iter().map(|it| it["home"].clone()).collect();
         assert_eq!(had, homes.map(|home| supervise.file(home)));
     }
+    supervise.stop_clean().await;
+}
+
+#[tokio::test]
+async fn what_needs_a_restart_is_named() {
+    let with = |top: &'static str, hold: &'static str, more: &'static str| {
+        move |ground: &Ground| {
+            let one = ground.instance("one", &format!("{hold}\n{more}"), &[]);
+            [top, "\n", &one, &ground.instance("two", "", &[])].concat()
+        }
+    };
+    let mut supervise = Supervise::start(BINARY, with("grace = '20s'", "", "")).await;
+    supervise.rewrite(with(
+        "grace = '5s'\nmax_instances = 3\nobserve = '127.0.0.1:0'",
+        "hold.timeout = '7s'",
+        "",
+    ));
+    let said = reload(&supervise).await;
+    assert!(said.contains("\"in force after a restart: max_instances, observe, grace, one.hold\""), "{said}");
+    supervise.rewrite(with("grace = '5s'", "", "settle = '1ms'"));
+    let said = reload(&supervise).await;
+    assert!(said.contains("\"one: in force at its next start; in force after a restart: grace\""), "{said}");
+    supervise.rewrite(with("grace = '20s'", "", "settle = '1ms'"));
+    let said = reload(&supervise).await;
+    assert!(said.contains("nothing has changed"), "{said}");
     supervise.stop_clean().await;
 }

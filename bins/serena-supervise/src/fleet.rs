@@ -18,7 +18,7 @@ use mcp_daemon::tree;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, ConfigProblem, Settings};
+use crate::config::{Config, ConfigProblem, Hold, Settings};
 use crate::instance::state::{Event, Rest};
 use crate::instance::{Door, Fresh, Instance, Roots, actor};
 use crate::places::Places;
@@ -80,6 +80,8 @@ pub struct Fleet {
     places: Arc<Places>,
     runtime: PathBuf,
     source: Source,
+    /// What a reload cannot put in force, as it was at the start.
+    fixed: reload::Fixed,
     members: Mutex<BTreeMap<Route, Member>>,
     /// Inherited sockets, which a process can take only once: for whichever instance has them next.
     inherited: Mutex<BTreeMap<String, Vec<Listener>>>,
@@ -90,6 +92,8 @@ pub struct Fleet {
 struct Member {
     instance: Arc<Instance>,
     settings: Settings,
+    /// That of its socket, as long as there is this socket.
+    hold: Hold,
     /// Ends the accepting, and waits for the copying.
     doors: Life,
     actor: Option<JoinHandle<()>>,
@@ -111,6 +115,7 @@ impl Fleet {
             places: Places::new(config.max_instances.get()),
             runtime,
             source,
+            fixed: reload::fixed(&config),
             members: Mutex::default(),
             inherited: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
@@ -193,13 +198,14 @@ impl Fleet {
             places.enter(&instance);
         }
         let doors = Life::new(AS_LONG_AS_IT_TAKES);
+        let hold = settings.hold.clone();
         for listener in listeners {
-            let (door, hold, life) = (Arc::new(Door(instance.clone())), settings.hold.clone(), doors.clone());
+            let (door, hold, life) = (Arc::new(Door(instance.clone())), hold.clone(), doors.clone());
             doors.spawn(async move { wake::serve(listener, door, &hold, life).await });
         }
         let actor = self.life.spawn(actor::run(instance.clone(), places, self.life.clone()));
         let lock = Some((lock, owner));
-        Member { instance, settings, doors, actor: Some(actor), lock }
+        Member { instance, settings, hold, doors, actor: Some(actor), lock }
     }
 
     /// Starts what starts with the supervisor, each after those it needs.

@@ -8,7 +8,19 @@ use mcp_daemon::files::Lock;
 use mcp_daemon::serve::Listener;
 
 use super::{Fleet, FleetError, fresh, owner, sweep};
-use crate::config::Settings;
+use crate::config::{Config, Settings};
+
+/// Settings that are read at the start alone, by their keys.
+pub(super) type Fixed = [(&'static str, String); 3];
+
+/// Those of these settings.
+pub(super) fn fixed(config: &Config) -> Fixed {
+    [
+        ("max_instances", config.max_instances.to_string()),
+        ("observe", format!("{:?}", config.observe)),
+        ("grace", config.grace.to_string()),
+    ]
+}
 
 /// What a new instance needs and might not get; `None` is what one that goes has until it is gone.
 struct Reserved {
@@ -34,13 +46,18 @@ impl Fleet {
         config.check()?;
         let mut wanted: BTreeMap<Route, Settings> = config.instances()?.into_iter().collect();
         let (mut kept, mut gone, mut going) = (Vec::new(), Vec::new(), Going::default());
+        let mut waiting = self.waiting(&config);
         for (name, member) in &*self.members() {
             match wanted.get(name) {
                 // Another socket or home is another instance.
                 Some(settings)
                     if settings.socket == member.settings.socket && settings.home == member.settings.home =>
                 {
-                    kept.push((name.clone(), *settings != member.settings));
+                    if settings.socket.is_some() && settings.hold != member.hold {
+                        waiting.push(format!("{name}.hold"));
+                    }
+                    let but_for_hold = Settings { hold: settings.hold.clone(), ..member.settings.clone() };
+                    kept.push((name.clone(), *settings != but_for_hold));
                 }
                 _ => {
                     gone.push(name.clone());
@@ -94,7 +111,17 @@ impl Fleet {
                 said.push(format!("{name}: added"));
             }
         }
-        Ok(if said.is_empty() { "nothing has changed".into() } else { said.join(", ") })
+        let waiting =
+            (!waiting.is_empty()).then(|| format!("in force after a restart: {}", waiting.join(", ")));
+        let said = (!said.is_empty()).then(|| said.join(", "));
+        let all: Vec<String> = said.into_iter().chain(waiting).collect();
+        Ok(if all.is_empty() { "nothing has changed".into() } else { all.join("; ") })
+    }
+
+    /// The keys of what this reload cannot put in force.
+    fn waiting(&self, config: &Config) -> Vec<String> {
+        let both = self.fixed.iter().zip(fixed(config));
+        both.filter(|(now, wanted)| **now != *wanted).map(|(now, _)| now.0.to_owned()).collect()
     }
 
     /// What a new or moved instance needs, as far as nobody has it who goes.
