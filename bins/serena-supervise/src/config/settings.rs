@@ -275,6 +275,18 @@ impl Default for Backoff {
     }
 }
 
+impl Limits {
+    /// Whether there is one that ends a tree at once.
+    pub fn can_cut(&self) -> bool {
+        self.memory_hard.is_some() || self.processes.is_some()
+    }
+
+    /// Whether there is one that a tree has to be measured for.
+    pub fn any(&self) -> bool {
+        self.can_cut() || self.memory_soft.is_some() || self.max_age.is_some()
+    }
+}
+
 impl Settings {
     /// The command line of one start.
     pub fn command_line(&self, values: &Values) -> Result<Vec<OsString>, UnknownPlaceholder> {

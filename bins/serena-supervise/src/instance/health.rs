@@ -4,6 +4,7 @@
 use std::future::pending;
 use std::time::Duration;
 
+use mcp_daemon::tree::Tree;
 use tokio::time::{Instant, interval, sleep};
 
 use super::jobs::Work;
@@ -27,7 +28,7 @@ impl Work {
         let hung = Process::hung(process.liveness.clone(), settings.clone(), process.tree.pid());
         tokio::pin!(hung);
         let mut measure =
-            interval(if has_limits(&settings) { settings.limits.interval.duration() } else { MEASURE });
+            interval(if settings.limits.any() { settings.limits.interval.duration() } else { MEASURE });
         let mut language_server = interval(ASK_LANGUAGE_SERVER);
         loop {
             tokio::select! {
@@ -36,7 +37,8 @@ impl Work {
                 () = self.idle(&settings) => {}
                 () = self.outdated() => return Event::Renew,
                 _ = measure.tick() => {
-                    if let Some(event) = self.measure(process) {
+                    let age = process.born.elapsed();
+                    if let Some(event) = self.measure(&mut process.tree, &settings, age) {
                         return event;
                     }
                 }
@@ -77,28 +79,29 @@ impl Work {
         }
     }
 
-    fn measure(&self, process: &mut Process) -> Option<Event> {
-        let usage = process.tree.usage();
+    /// What is to be done about what the tree uses now.
+    pub(super) fn measure(&self, tree: &mut Tree, settings: &Settings, age: Duration) -> Option<Event> {
+        let usage = tree.usage();
         let idle = self.instance.update(|board| {
             board.memory = Some(usage.memory);
             board.processes = Some(usage.processes);
-            board.is_idle()
+            // Before it is ready nobody could use it, and a fresh one would be no better.
+            board.is_idle() && board.state.serves()
         });
-        let age = process.born.elapsed();
         if self
             .instance
             .board()
             .ready_since
-            .is_some_and(|since| since.elapsed() >= process.settings.backoff.stable.duration())
+            .is_some_and(|since| since.elapsed() >= settings.backoff.stable.duration())
         {
             self.kept().failures.forget();
         }
-        let excess = limits::verdict(&process.settings.limits, usage, age)?;
+        let excess = limits::verdict(&settings.limits, usage, age)?;
         if !excess.at_once && !idle {
             return None;
         }
         // One that needs more than it may again and again would be renewed for ever.
-        let stable = process.settings.backoff.stable.duration();
+        let stable = settings.backoff.stable.duration();
         if excess.at_once {
             let before = self.kept().renewed.replace(Instant::now());
             if before.is_some_and(|before| before.elapsed() < stable) {
@@ -107,10 +110,10 @@ impl Work {
         }
         log::warn!(instance = self.name(), excess = excess.text; "over its limits, gets a fresh process");
         self.instance.update(|board| board.cause = Some(excess.text));
-        Some(match (excess.at_once, process.settings.socket.is_some()) {
+        Some(match (excess.at_once, settings.socket.is_some()) {
             (true, _) => Event::RenewNow,
             // Whoever comes next wakes it.
-            (false, true) if !process.settings.starts_at_boot() => Event::Rest(Rest::Limit),
+            (false, true) if !settings.starts_at_boot() => Event::Rest(Rest::Limit),
             (false, _) => Event::Renew,
         })
     }
@@ -138,12 +141,4 @@ impl Work {
             _ => None,
         }
     }
-}
-
-fn has_limits(settings: &Settings) -> bool {
-    let limits = &settings.limits;
-    limits.memory_soft.is_some()
-        || limits.memory_hard.is_some()
-        || limits.processes.is_some()
-        || limits.max_age.is_some()
 }

@@ -1,15 +1,16 @@
 //! What is done in each state of an instance; each job ends with the event that it came to. The job of one that serves is
 //! in `health`.
 
+use std::pin::pin;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use mcp_daemon::life::Life;
 use mcp_daemon::secret;
-use mcp_daemon::tree::Holder;
+use mcp_daemon::tree::{Holder, Tree};
 use tokio::sync::MutexGuard as AsyncGuard;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, interval_at, sleep, timeout};
 
 use super::failures::{Failures, Verdict};
 use super::process::{Process, StartError, ended};
@@ -141,36 +142,65 @@ impl Work {
         let born = Instant::now();
         let patience = Mutex::new(born + process.settings.start_timeout.duration());
         let mut last = None;
-        let answered = tokio::select! {
-            exit = process.tree.exited() => Err(Some(exit)),
-            told = process.readiness.until_ready(&mut last, &patience) => Ok(told),
-            () = passed(&patience) => Err(None),
-        };
-        match answered {
-            Ok(Ok(())) => {}
-            Ok(Err(told)) => return self.failed(told.to_string(), Event::Broke),
-            Err(Some(exit)) => return self.exited(process, exit.ok()).await,
-            Err(None) => {
+        let Process { tree, readiness, settings, .. } = &mut *process;
+        let answered = self.unless_cut(tree, settings, async {
+            tokio::select! {
+                told = readiness.until_ready(&mut last, &patience) => Some(told),
+                () = passed(&patience) => None,
+            }
+        });
+        match answered.await {
+            Ok(Some(Ok(()))) => {}
+            Ok(Some(Err(told))) => return self.failed(told.to_string(), Event::Broke),
+            Ok(None) => {
                 let last = last.map(|last| format!(": {last}")).unwrap_or_default();
                 return self.failed(
                     format!("not ready within {}{last}", process.settings.start_timeout),
                     Event::Broke,
                 );
             }
+            Err(Cut::Exit(exit)) => return self.exited(process, exit).await,
+            Err(Cut::Excess(event)) => return event,
         }
         if let Holder::Foreign(pid) = process.tree.listener_on(process.target.port()) {
             return self.port_taken(process, pid);
         }
         if let Some(settle) = process.settings.settle {
             self.doing("settling");
-            if let Ok(exit) = timeout(settle.duration(), process.tree.exited()).await {
-                return self.exited(process, exit.ok()).await;
+            let Process { tree, settings, .. } = &mut *process;
+            match self.unless_cut(tree, settings, sleep(settle.duration())).await {
+                Ok(()) => {}
+                Err(Cut::Exit(exit)) => return self.exited(process, exit).await,
+                Err(Cut::Excess(event)) => return event,
             }
         }
         self.kept().ports_tried = 0;
         self.instance.update(|board| board.cause = None);
         log::info!(instance = self.name(), pid = process.tree.pid(), took_ms = born.elapsed().as_millis() as u64; "ready");
         Event::Answers
+    }
+
+    /// Waits for a fact of the start, unless the main process exits or the tree uses more than it may before.
+    async fn unless_cut<T>(
+        &self,
+        tree: &mut Tree,
+        settings: &Settings,
+        fact: impl Future<Output = T>,
+    ) -> Result<T, Cut> {
+        let mut fact = pin!(fact);
+        let (began, every) = (Instant::now(), settings.limits.interval.duration());
+        let mut measure = interval_at(began + every, every);
+        loop {
+            tokio::select! {
+                exit = tree.exited() => return Err(Cut::Exit(exit.ok())),
+                fact = &mut fact => return Ok(fact),
+                _ = measure.tick(), if settings.limits.can_cut() => {
+                    if let Some(event) = self.measure(tree, settings, began.elapsed()) {
+                        return Err(Cut::Excess(event));
+                    }
+                }
+            }
+        }
     }
 
     /// Until nobody uses it, or the time for that is over.
@@ -329,6 +359,14 @@ impl Work {
         log::warn!(instance = self.name(), error; "hook failed");
         Err(HookStop::Failed(error))
     }
+}
+
+/// Why a start did not come to its end.
+enum Cut {
+    /// The tree uses more than it may.
+    Excess(Event),
+    /// The main process has exited.
+    Exit(Option<ExitStatus>),
 }
 
 /// Why a hook did not come to its end.

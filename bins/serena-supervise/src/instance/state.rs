@@ -336,6 +336,8 @@ impl State {
                 let goal = if self.phase == Phase::Draining { self.goal } else { Goal::Renew };
                 State { goal, ..self }.to(Phase::Stopping, Action::Stop)
             }
+            // One that has failed too often gets one try, not two.
+            Phase::Probing if self.half_open => self.broke(Trouble::Failed),
             _ => self.leave(Goal::Renew),
         }
     }
