@@ -2,10 +2,11 @@
 //! wanted.
 
 use std::future::pending;
+use std::pin::pin;
 use std::time::Duration;
 
 use mcp_daemon::tree::Tree;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use super::jobs::Work;
 use super::process::Process;
@@ -26,10 +27,13 @@ impl Work {
         let Some(process) = running.as_mut() else { return Event::Broke };
         let settings = process.settings.clone();
         let hung = Process::hung(process.liveness.clone(), settings.clone(), process.tree.pid());
-        tokio::pin!(hung);
+        let mut hung = pin!(hung);
         let mut measure =
             interval(if settings.limits.any() { settings.limits.interval.duration() } else { MEASURE });
         let mut language_server = interval(ASK_LANGUAGE_SERVER);
+        let since = self.instance.board().ready_since.unwrap_or_else(Instant::now);
+        let mut stable = pin!(sleep_until(since + settings.backoff.stable.duration()));
+        let mut may_fail = true;
         loop {
             tokio::select! {
                 exit = process.tree.exited() => return self.exited(process, exit.ok()).await,
@@ -42,10 +46,12 @@ impl Work {
                         return event;
                     }
                 }
+                () = &mut stable, if may_fail => {
+                    self.kept().failures.forget();
+                    may_fail = false;
+                }
                 _ = language_server.tick(), if settings.language_server => {
-                    if let Some(event) = self.ask_language_server(process).await {
-                        return event;
-                    }
+                    self.ask_language_server(process).await;
                 }
             }
         }
@@ -75,7 +81,7 @@ impl Work {
         let deadline = self.instance.board().fresh.deadline;
         tokio::select! {
             () = self.instance.until(|board| board.is_idle().then_some(())) => {}
-            () = tokio::time::sleep_until(since + deadline) => {}
+            () = sleep_until(since + deadline) => {}
         }
     }
 
@@ -88,14 +94,6 @@ impl Work {
             // Before it is ready nobody could use it, and a fresh one would be no better.
             board.is_idle() && board.state.serves()
         });
-        if self
-            .instance
-            .board()
-            .ready_since
-            .is_some_and(|since| since.elapsed() >= settings.backoff.stable.duration())
-        {
-            self.kept().failures.forget();
-        }
         let excess = limits::verdict(&settings.limits, usage, age)?;
         if !excess.at_once && !idle {
             return None;
@@ -119,7 +117,7 @@ impl Work {
     }
 
     /// What the state of the language server means for us; a failed one is never a reason to start again.
-    async fn ask_language_server(&self, process: &mut Process) -> Option<Event> {
+    async fn ask_language_server(&self, process: &mut Process) {
         let level = process.language_server(&self.instance).await;
         let patience = process.settings.start_timeout.duration();
         let (bad, text) = match &level {
@@ -128,17 +126,14 @@ impl Work {
             Level::Starting => (process.born.elapsed() > patience, "starting".into()),
             Level::Unknown => (false, "unknown".into()),
         };
-        let degraded = self.instance.update(|board| {
+        let became_bad = self.instance.update(|board| {
             board.language_server = Some(text.clone());
-            board.state.phase() == Phase::Degraded
+            let was_bad = board.state.phase() == Phase::Degraded;
+            board.apply(if bad { Event::Worse } else { Event::Better });
+            bad && !was_bad
         });
-        match (bad, degraded) {
-            (true, false) => {
-                log::warn!(instance = self.name(), language_server = text; "serves without its language server");
-                Some(Event::Worse)
-            }
-            (false, true) => Some(Event::Better),
-            _ => None,
+        if became_bad {
+            log::warn!(instance = self.name(), language_server = text; "serves without its language server");
         }
     }
 }

@@ -212,8 +212,9 @@ impl State {
             Event::Answers if self.phase == Phase::Probing => {
                 State { half_open: false, ..self }.to(Phase::Ready, Action::Watch)
             }
-            Event::Worse if self.phase == Phase::Ready => self.to(Phase::Degraded, Action::Watch),
-            Event::Better if self.phase == Phase::Degraded => self.to(Phase::Ready, Action::Watch),
+            // The watch goes on: what it has counted so far is as true as before.
+            Event::Worse if self.phase == Phase::Ready => (State { phase: Phase::Degraded, ..self }, None),
+            Event::Better if self.phase == Phase::Degraded => (State { phase: Phase::Ready, ..self }, None),
             Event::Broke => self.broke(Trouble::Failed),
             Event::PortTaken => self.broke(Trouble::PortTaken),
             Event::Drained if self.phase == Phase::Draining => self.to(Phase::Stopping, Action::Stop),

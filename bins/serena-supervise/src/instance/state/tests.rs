@@ -181,6 +181,14 @@ fn who_came_back_from_failed_is_as_good_as_any_other() {
 }
 
 #[test]
+fn a_language_server_that_comes_and_goes_does_not_begin_the_watch_again() {
+    let (worse, action) = after(&READY).on(Event::Worse);
+    assert_eq!((worse.phase(), action), (Phase::Degraded, None));
+    let (better, action) = worse.on(Event::Better);
+    assert_eq!((better.phase(), action), (Phase::Ready, None));
+}
+
+#[test]
 fn a_crash_on_the_way_to_rest_is_no_failure() {
     let (state, action) = after_ready(&[Event::Rest(Rest::Asked), Event::Broke]).on(Event::Empty);
     assert_eq!((state.phase(), action), (Phase::Finishing, Some(Action::Finish)));
