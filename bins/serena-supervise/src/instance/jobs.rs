@@ -42,6 +42,9 @@ pub(super) struct Work {
 #[derive(Default)]
 pub(super) struct Kept {
     place: Option<Place>,
+    /// Those with which the last start began. It also ends with them: what a hook fetched before the start, the hook of
+    /// the same settings brings back after the stop. Others, put in force meanwhile, are for the next start.
+    begun_with: Option<Arc<Settings>>,
     pub(super) failures: Failures,
     ports_tried: u32,
     /// When a limit made a fresh process necessary at once.
@@ -61,6 +64,10 @@ impl Work {
 
     pub(super) fn name(&self) -> &str {
         self.instance.name.as_str()
+    }
+
+    fn begun_with(&self) -> Arc<Settings> {
+        self.kept().begun_with.clone().unwrap_or_else(|| self.instance.settings())
     }
 
     fn doing(&self, what: impl Into<String>) {
@@ -85,7 +92,6 @@ impl Work {
 
     /// A place, a home, and the hook before the start.
     pub(super) async fn prepare(&self) -> Event {
-        let settings = self.instance.settings();
         if let Some(places) = &self.places
             && self.kept().place.is_none()
         {
@@ -95,6 +101,8 @@ impl Work {
                 () = self.instance.until_resting() => return Event::CalledOff,
             }
         }
+        let settings = self.instance.settings();
+        self.kept().begun_with = Some(settings.clone());
         if let Some(home) = &settings.home
             && let Err(error) = std::fs::create_dir_all(home)
         {
@@ -114,7 +122,7 @@ impl Work {
 
     /// The process itself.
     pub(super) async fn spawn(&self) -> Event {
-        let settings = self.instance.settings();
+        let settings = self.begun_with();
         let process = match Process::start(&self.instance, settings, &self.life).await {
             Ok(process) => process,
             Err(StartError::Machine(cause)) => {
@@ -205,7 +213,7 @@ impl Work {
 
     /// Until nobody uses it, or the time for that is over.
     pub(super) async fn drain(&self) -> Event {
-        let settings = self.instance.settings();
+        let settings = self.begun_with();
         self.doing("waiting for connections to end");
         let quiet = self.instance.until(|board| (board.open == 0).then_some(()));
         if timeout(settings.stop.drain.duration(), quiet).await.is_err() {
@@ -263,7 +271,7 @@ impl Work {
 
     /// The hook after the stop.
     pub(super) async fn finish(&self) -> Event {
-        let settings = self.instance.settings();
+        let settings = self.begun_with();
         if let Some(hook) = &settings.hooks.after_stop {
             self.doing("after_stop hook");
             if let Err(HookStop::Failed(error)) =
