@@ -245,6 +245,24 @@ async fn sigterm_to_the_supervisor_stops_all_at_the_same_time() {
 }
 
 #[tokio::test]
+async fn an_orphan_that_ends_while_the_supervisor_stops_is_reaped() {
+    let mut supervise =
+        running("stop.drain = '30s'", &["--children", "1", "--double-fork", "--setsid"]).await;
+    let client = supervise.client("one").await.unwrap();
+    let stream = client.open_get().await.unwrap();
+    let orphan = Pid::from_raw(pids(&supervise.journal("one"), "child")[0] as i32);
+    supervise.signal(Signal::SIGTERM);
+    supervise.until_state("one", "draining").await;
+    kill(orphan, Signal::SIGKILL).unwrap();
+    // Its number is there until somebody has waited for it.
+    let one = supervise.until("one", |_| kill(orphan, None).is_err()).await;
+    assert_eq!(one["state"], "draining", "long before its tree is looked at");
+    drop((client, stream));
+    assert_eq!(supervise.end().await.code(), Some(0));
+    assert_eq!(supervise.living(), Vec::<i32>::new());
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_it_now_and_its_servers_with_it() {
     let mut supervise = running("stop.term = '50s'", &["--ignore-term", "--ignore-int"]).await;
     let journal = supervise.journal("one");

@@ -9,15 +9,14 @@ use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::life::{self, Life};
 use mcp_daemon::log;
 use mcp_daemon::{fds, files};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use supervise::config::Config;
 use supervise::fleet::{Fleet, FleetError, Source};
 use supervise::instance::{Instance, name};
 use supervise::ops::Ops;
 use supervise::output;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, sleep};
 
 use crate::commands::Done;
 
@@ -82,7 +81,8 @@ fn run(serving: Serving) -> Done {
                 .map_err(|error| Failure::unavailable(&error))?;
         }
         life.spawn(control::reload_on_signal(ops, life.clone()));
-        life.spawn(reap(life.clone()));
+        // To the end: what is being stopped leaves orphans, too.
+        life.last().spawn(reap(life.last()));
         forward(&fleet, &life).map_err(|error| Failure::new(Exit::Bug, &error))?;
         ::log::info!(instances = all.len(), kills_by:% = mcp_daemon::tree::mechanism(), control:% = control.display(); "supervising");
         fleet.boot();
@@ -141,13 +141,15 @@ async fn until_up(fleet: &Arc<Fleet>, life: &Life, told: Option<&Told>) {
 async fn reap(life: Life) {
     let Ok(mut ended) = signal(SignalKind::child()) else { return };
     loop {
+        let storm = async {
+            ended.recv().await;
+            // A storm of exits is one look.
+            sleep(REAP_EVERY).await;
+        };
         tokio::select! {
-            _ = ended.recv() => {}
+            () = storm => mcp_daemon::tree::reap_orphans(),
             () = life.draining() => return,
         }
-        // A storm of exits is one look.
-        tokio::time::sleep(REAP_EVERY).await;
-        mcp_daemon::tree::reap_orphans();
     }
 }
 
@@ -164,8 +166,8 @@ fn forward(fleet: &Arc<Fleet>, life: &Life) -> std::io::Result<()> {
                     _ = heard.recv() => {}
                     () = life.draining() => return,
                 }
-                for pid in fleet.all().iter().filter_map(|one| one.pid()) {
-                    let _ = kill(Pid::from_raw(pid as i32), number);
+                for instance in fleet.all() {
+                    instance.signal(number);
                 }
             }
         });

@@ -314,6 +314,8 @@ impl Work {
 
     /// The main process exited by itself.
     pub(super) async fn exited(&self, process: &mut Process, exit: Option<ExitStatus>) -> Event {
+        // Before anything is waited for: the number is free now.
+        self.instance.update(|board| board.pid = None);
         let last = process.last_line(&self.instance).await;
         let said = last.to_lowercase();
         let says_so = PORT_TAKEN_WORDS.iter().any(|words| said.contains(words));

@@ -191,6 +191,11 @@ impl State {
         matches!(self.phase, Starting | Probing | Ready | Degraded | Draining | Stopping | Killing)
     }
 
+    /// Whether it holds a process that nobody has asked to end.
+    pub fn keeps_process(self) -> bool {
+        matches!(self.phase, Phase::Probing | Phase::Ready | Phase::Degraded | Phase::Draining)
+    }
+
     /// Applies an event; the action, if any, replaces what is being done.
     pub fn on(self, event: Event) -> (State, Option<Action>) {
         match event {
