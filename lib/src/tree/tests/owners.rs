@@ -126,19 +126,21 @@ async fn without_a_proc_of_its_own_pid_namespace_a_tree_is_the_group_of_its_root
 #[tokio::test]
 async fn what_a_killed_supervisor_left_is_found_by_its_owner_and_nothing_else_is() {
     let (one, two) = (random_id(), random_id());
-    let script =
-        format!("{KEEP_INPUT}; {} & {} & wait", supervisor("waits", &one), supervisor("waits", &two));
-    let (mut shell, _stdin, mut lines) = stranger(&script, None);
     let mut left = Vec::new();
-    for _ in 0..2 {
+    let mut shells = Vec::new();
+    for owner in [&one, &two] {
+        // Each with an output of its own, or the lines of the two would mix.
+        let script = format!("{KEEP_INPUT}; {} & wait", supervisor("waits", owner));
+        let (shell, stdin, mut lines) = stranger(&script, None);
+        shells.push((shell, stdin));
         let us = numbers(&mut lines, "us").await[0];
         let server = numbers(&mut lines, "server").await;
         let tags = word(&mut lines, "tags").await;
         kill9(us);
-        left.push((tags, server));
+        assert!(tag::is_of(&tags, &tag::owner_digest(owner)), "{tags}");
+        left.push(server);
     }
-    left.sort_by_key(|(tags, _)| !tag::is_of(tags, &tag::owner_digest(&one)));
-    let [(_, ones), (_, twos)] = &left[..] else { panic!("two supervisors") };
+    let [ones, twos] = &left[..] else { panic!("two supervisors") };
     let (mut living, _in, mut living_lines) = start_as(owned(&one)).await;
     let living_root = pid(&mut living_lines).await;
     assert!(ones.iter().chain(twos).all(|pid| is_alive(*pid)));
@@ -152,7 +154,9 @@ async fn what_a_killed_supervisor_left_is_found_by_its_owner_and_nothing_else_is
     sweep(&[two.to_owned()], Duration::ZERO).await;
     assert!(!twos.iter().any(|pid| is_alive(*pid)));
     living.stop(Duration::ZERO).await;
-    shell.wait().await.unwrap();
+    for (mut shell, _stdin) in shells {
+        shell.wait().await.unwrap();
+    }
 }
 
 #[tokio::test]
