@@ -14,7 +14,7 @@ use mcp_daemon::addr::{Listen, Route};
 use mcp_daemon::files::{Lock, LockError};
 use mcp_daemon::life::Life;
 use mcp_daemon::serve::{BindError, BindOptions, Listener};
-use mcp_daemon::tree;
+use mcp_daemon::tree::{self, Swept};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -350,9 +350,13 @@ fn fresh(config: &Config) -> Fresh {
 
 /// Clears away what dead predecessors left; all at once, because each may be stubborn.
 async fn sweep(owners: Vec<String>) {
-    let left = tree::sweep(&owners, SWEEP_GRACE).await;
+    let Swept { ended, left } = tree::sweep(&owners, SWEEP_GRACE).await;
+    if !ended.is_empty() {
+        log::warn!(pids:? = ended; "a predecessor had left processes, they are gone now");
+    }
     if !left.is_empty() {
-        log::warn!(pids:? = left; "a predecessor had left processes, they are gone now");
+        // To wait on would keep the others from being served.
+        log::error!(pids:? = left; "a predecessor had left processes that outlive SIGKILL, they may still use its home");
     }
 }
 

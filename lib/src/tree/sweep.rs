@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::cgroup::Leftovers;
 use super::procfs::{self, Process};
-use super::{FIRST_LOOK, KILL_LIMIT, LAST_LOOK};
+use super::{FIRST_LOOK, LAST_LOOK, Swept};
 use super::{census, tag};
 
 /// Looks of [`kill_all`]: what is forked while we kill is seen at the next one.
@@ -26,25 +26,25 @@ struct Search {
     sessions: HashSet<i32>,
 }
 
-/// See [`super::sweep`].
-pub(super) async fn sweep(owners: &[String], grace: Duration) -> Vec<i32> {
+/// See [`super::sweep`]; SIGKILL may take up to `limit`.
+pub(super) async fn sweep(owners: &[String], grace: Duration, limit: Duration) -> Swept {
     let mut search = Search::of(owners);
     let patient_until = Instant::now() + grace;
-    let given_up_at = patient_until + KILL_LIMIT;
+    let given_up_at = patient_until + limit;
     let mut told = HashSet::new();
     let mut pause = FIRST_LOOK;
-    loop {
+    let mut left = loop {
         // On another thread: to look into every environment takes even longer than to walk.
         let looked = spawn_blocking(move || {
             let left = search.look();
             (search, left)
         });
         // The runtime ends, and whoever waits for us with it.
-        let Ok((searched, left)) = looked.await else { return Vec::new() };
+        let Ok((searched, left)) = looked.await else { return Swept::default() };
         search = searched;
         let now = Instant::now();
         if left.is_empty() || now >= given_up_at {
-            break;
+            break left;
         }
         for pid in left {
             if now >= patient_until {
@@ -55,13 +55,15 @@ pub(super) async fn sweep(owners: &[String], grace: Duration) -> Vec<i32> {
         }
         sleep(pause).await;
         pause = (pause * 2).min(LAST_LOOK);
-    }
+    };
     for cgroups in &search.cgroups {
         cgroups.removed().await;
     }
-    let mut pids: Vec<i32> = search.found.into_iter().map(|(pid, _)| pid).collect();
-    pids.sort_unstable();
-    pids
+    let mut ended: Vec<i32> =
+        search.found.into_iter().map(|(pid, _)| pid).filter(|pid| !left.contains(pid)).collect();
+    ended.sort_unstable();
+    left.sort_unstable();
+    Swept { ended, left }
 }
 
 /// See [`super::left_by`].

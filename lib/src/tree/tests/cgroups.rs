@@ -77,7 +77,7 @@ async fn a_sweep_empties_the_cgroups_of_the_dead_and_spares_those_of_the_living(
     let mut process = tokio::process::Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
     let pid = process.id().unwrap() as i32;
     std::fs::write(left.join("cgroup.procs"), pid.to_string()).unwrap();
-    assert_eq!(sweep(&[owner.to_owned()], Duration::from_secs(20)).await, [pid]);
+    assert_eq!(sweep(&[owner.to_owned()], Duration::from_secs(20)).await.ended, [pid]);
     assert!(!process.wait().await.unwrap().success());
     assert!(!left.exists() && living.path().exists() && other.path().exists());
 }

@@ -78,7 +78,7 @@ async fn a_supervisor_in_a_process_of_its_own() {
     let environment = procfs::environment(tree.pid() as i32);
     println!("tags={}", tag::tags_in(&environment).collect::<Vec<_>>().join(","));
     if kind == "sweeps" {
-        println!("swept={}", joined(&sweep(&[outer(owner)], Duration::from_millis(20)).await));
+        println!("swept={}", joined(&sweep(&[outer(owner)], Duration::from_millis(20)).await.ended));
         println!("spared={}", server.iter().all(|pid| is_alive(*pid)));
     }
     // Until the test is over, however it ends.
@@ -103,7 +103,7 @@ async fn end_blindly() {
     let held =
         exists(child) && tree.members() == [tree.pid() as i32] && tree.listener_on(1) == Holder::Unknown;
     println!("held={held}");
-    println!("swept={}", sweep(&["x".to_owned()], Duration::from_millis(10)).await.len());
+    println!("swept={}", sweep(&["x".to_owned()], Duration::from_millis(10)).await.ended.len());
     let ended = tree.stop(Duration::from_millis(10)).await;
     println!("ended={}", ended.left.is_empty() && ended.status.is_some() && !exists(child));
 }
@@ -144,13 +144,18 @@ async fn what_a_killed_supervisor_left_is_found_by_its_owner_and_nothing_else_is
     let (mut living, _in, mut living_lines) = start_as(owned(&one)).await;
     let living_root = pid(&mut living_lines).await;
     assert!(ones.iter().chain(twos).all(|pid| is_alive(*pid)));
+    // Without time to end them, nobody is said to be gone.
+    let given_up = sweep::sweep(&[one.to_owned()], Duration::ZERO, Duration::ZERO).await;
+    assert!(given_up.ended.is_empty() && ones.iter().all(|pid| given_up.left.contains(pid)), "{given_up:?}");
     let swept = sweep(&[one.to_owned()], Duration::from_millis(50)).await;
+    assert_eq!(swept.left, [0; 0]);
+    let swept = swept.ended;
     for one in ones {
         assert!(swept.contains(one) && !is_alive(*one), "{one} of {ones:?}, swept {swept:?}");
     }
     assert!(!swept.iter().any(|pid| twos.contains(pid)) && twos.iter().all(|pid| is_alive(*pid)));
     assert!(is_alive(living_root), "a living tree is spared, whoever its owner is");
-    assert_eq!(sweep(&[one.to_owned()], Duration::from_millis(50)).await, [0; 0]);
+    assert_eq!(sweep(&[one.to_owned()], Duration::from_millis(50)).await, Swept::default());
     sweep(&[two.to_owned()], Duration::ZERO).await;
     assert!(!twos.iter().any(|pid| is_alive(*pid)));
     living.stop(Duration::ZERO).await;
