@@ -8,13 +8,15 @@ use nix::unistd::{Pid, getpid, getsid};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use super::cgroup::Leftovers;
+use super::cgroup::{self, Leftovers};
 use super::procfs::{self, Process};
 use super::{FIRST_LOOK, LAST_LOOK, Swept};
 use super::{census, tag};
 
 /// Looks of [`kill_all`]: what is forked while we kill is seen at the next one.
 const KILL_ROUNDS: usize = 250;
+/// Tries of [`kill_all`] to remove what is empty then.
+const REMOVE_ROUNDS: usize = 50;
 
 /// What is known of what some owners left.
 struct Search {
@@ -76,7 +78,10 @@ pub(super) fn kill_all() {
     for _ in 0..KILL_ROUNDS {
         let table = procfs::table();
         let untouchable = ourselves(&table);
+        cgroup::kill_living();
         let mut ours: HashSet<i32> = census::living_roots().into_iter().collect();
+        // Whoever is in one, whatever leads to it; for systems that cannot kill it whole.
+        ours.extend(cgroup::living_members());
         // Orphans, whatever became of their environment.
         let (us, our_session) = (getpid().as_raw(), getsid(None).map_or(0, Pid::as_raw));
         ours.extend(
@@ -91,17 +96,26 @@ pub(super) fn kill_all() {
         let alive = table.iter().filter(|one| !one.zombie && ours.contains(&one.pid));
         let mut alive = alive.filter(|one| !untouchable.contains(&one.pid)).peekable();
         if alive.peek().is_none() {
-            return;
+            break;
         }
         for one in alive {
             let _ = kill(Pid::from_raw(one.pid), Signal::SIGKILL);
         }
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "this thread does nothing else, and the process ends after it"
-        )]
-        std::thread::sleep(FIRST_LOOK);
+        block();
     }
+    for _ in 0..REMOVE_ROUNDS {
+        // The dead are in a cgroup until the system has forgotten them.
+        if cgroup::remove_living() {
+            return;
+        }
+        block();
+    }
+}
+
+/// A pause of a thread that does nothing else, in a process that ends after it.
+fn block() {
+    #[allow(clippy::disallowed_methods, reason = "there may be no runtime that turns any more")]
+    std::thread::sleep(FIRST_LOOK);
 }
 
 impl Search {
