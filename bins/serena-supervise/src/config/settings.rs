@@ -31,7 +31,7 @@ pub struct Settings {
     /// Where clients connect; a connection wakes the instance. `{name}` and `{home}` are replaced.
     #[serde(deserialize_with = "socket")]
     pub socket: Option<Listen>,
-    /// The port the server listens on, on 127.0.0.1; a free one unless given.
+    /// The port the server listens on, on 127.0.0.1; a free one that no outgoing connection gets unless given.
     pub port: Option<NonZeroU16>,
     /// When it is started.
     pub start: Start,
