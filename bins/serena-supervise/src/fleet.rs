@@ -323,17 +323,19 @@ impl Fleet {
 pub fn lock_path(runtime: &Path, name: &Route, settings: &Settings) -> PathBuf {
     let beside = |home: &Path| {
         // By whichever way it is named, it is one home.
-        let real = home
-            .canonicalize()
-            .ok()
-            .or_else(|| Some(home.parent()?.canonicalize().ok()?.join(home.file_name()?)));
-        let home = real.as_deref().unwrap_or(home);
+        let home = real(home);
         let mut file = home.file_name()?.to_owned();
         file.push(".supervise.lock");
         Some(home.with_file_name(file))
     };
     let home = settings.home.as_deref().and_then(beside);
     home.unwrap_or_else(|| runtime.join(format!("{name}.supervise.lock")))
+}
+
+/// A path as the system spells it; all but its last part must be there.
+pub(crate) fn real(path: &Path) -> PathBuf {
+    let beside = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(beside).unwrap_or_else(|| path.to_owned())
 }
 
 /// By which name what is left of the instance with this lock is found.

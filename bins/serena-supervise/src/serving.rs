@@ -35,6 +35,8 @@ pub struct Serving {
     pub config: Config,
     /// The same again, at a reload.
     pub source: Source,
+    /// What the control socket is called where the usual one is another supervisor's; the first instance's name unless given.
+    pub name: Option<String>,
     /// Where to say that all is up.
     pub ready_fd: Option<i32>,
     /// Somebody at a terminal.
@@ -66,15 +68,15 @@ pub fn serve(serving: Serving) -> Done {
 fn run(serving: Serving) -> Done {
     let runtime = life::runtime().map_err(|error| Failure::new(Exit::Bug, &error))?;
     runtime.block_on(async move {
-        let Serving { config, source, ready_fd, told } = serving;
+        let Serving { config, source, name: own_name, ready_fd, told } = serving;
         let life = Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
         let runtime_dir = files::runtime_dir(DAEMON).map_err(|error| Failure::new(Exit::Config, &error))?;
         let observe = config.observe.clone();
         let fleet = Fleet::new(config, source, runtime_dir, life.clone()).await.map_err(|error| explain(&error))?;
         let ops = Arc::new(Ops { fleet: fleet.clone(), started: Instant::now(), life: life.clone() });
         let all = fleet.all();
-        let first = all.first().map(|one| one.name.as_str()).unwrap_or_default();
-        let control = control::spawn_named(DAEMON, first, ops.clone(), life.clone())
+        let first = || all.first().map(|one| one.name.to_string()).unwrap_or_default();
+        let control = control::spawn_named(DAEMON, &own_name.unwrap_or_else(first), ops.clone(), life.clone())
             .map_err(|error| Failure::unavailable(&error))?;
         if let Some(observe) = observe {
             control::spawn_observe(&observe, ops.clone(), life.clone())
