@@ -1,19 +1,18 @@
-//! What is done in each state of an instance; each job ends with the event that it came to. The job of one that serves is
-//! in `health`.
+//! What is done in each state of an instance; each job ends with the event that it came to. Those of one that
+//! starts are in `start`, that of one that serves in `health`.
 
-use std::pin::pin;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use mcp_daemon::life::Life;
 use mcp_daemon::secret;
-use mcp_daemon::tree::{Holder, Tree};
+use mcp_daemon::tree::Holder;
 use tokio::sync::MutexGuard as AsyncGuard;
-use tokio::time::{Instant, interval_at, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::failures::{Failures, Verdict};
-use super::process::{Process, StartError, ended};
+use super::process::{Process, ended};
 use super::state::Event;
 use super::{Instance, stop};
 use crate::config::{Hook, Settings};
@@ -33,7 +32,7 @@ const MACHINE_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Work {
     pub(super) instance: Arc<Instance>,
     places: Option<Arc<Places>>,
-    life: Life,
+    pub(super) life: Life,
     pub(super) process: tokio::sync::Mutex<Option<Process>>,
     kept: Mutex<Kept>,
 }
@@ -46,11 +45,11 @@ pub(super) struct Kept {
     /// the same settings brings back after the stop. Others, put in force meanwhile, are for the next start.
     begun_with: Option<Arc<Settings>>,
     pub(super) failures: Failures,
-    ports_tried: u32,
+    pub(super) ports_tried: u32,
     /// When a limit made a fresh process necessary at once.
     pub(super) renewed: Option<Instant>,
     /// Whether the last failure was this machine's, which is out of something.
-    blameless: bool,
+    pub(super) blameless: bool,
 }
 
 impl Work {
@@ -66,11 +65,11 @@ impl Work {
         self.instance.name.as_str()
     }
 
-    fn begun_with(&self) -> Arc<Settings> {
+    pub(super) fn begun_with(&self) -> Arc<Settings> {
         self.kept().begun_with.clone().unwrap_or_else(|| self.instance.settings())
     }
 
-    fn doing(&self, what: impl Into<String>) {
+    pub(super) fn doing(&self, what: impl Into<String>) {
         let what = what.into();
         self.instance.update(|board| board.doing = Some(what));
     }
@@ -118,97 +117,6 @@ impl Work {
             }
         }
         Event::Prepared
-    }
-
-    /// The process itself.
-    pub(super) async fn spawn(&self) -> Event {
-        let settings = self.begun_with();
-        let process = match Process::start(&self.instance, settings, &self.life).await {
-            Ok(process) => process,
-            Err(StartError::Machine(cause)) => {
-                self.kept().blameless = true;
-                return self.failed(cause, Event::Broke);
-            }
-            Err(StartError::Command(cause)) => return self.failed(cause, Event::Broke),
-        };
-        self.instance.update(|board| {
-            board.starts += 1;
-            board.pid = Some(process.tree.pid());
-            board.target = Some(process.target);
-            board.generation.clone_from(&board.fresh.generation);
-            board.language_server = None;
-        });
-        log::info!(instance = self.name(), pid = process.tree.pid(), port = process.target.port(); "started");
-        *self.process.lock().await = Some(process);
-        Event::Started
-    }
-
-    /// Until it answers, and it is really ours that does.
-    pub(super) async fn probe(&self) -> Event {
-        let mut running = self.process.lock().await;
-        let Some(process) = running.as_mut() else { return Event::Broke };
-        let born = Instant::now();
-        let patience = Mutex::new(born + process.settings.start_timeout.duration());
-        let mut last = None;
-        let Process { tree, readiness, settings, .. } = &mut *process;
-        let answered = self.unless_cut(tree, settings, async {
-            tokio::select! {
-                told = readiness.until_ready(&mut last, &patience) => Some(told),
-                () = passed(&patience) => None,
-            }
-        });
-        match answered.await {
-            Ok(Some(Ok(()))) => {}
-            Ok(Some(Err(told))) => return self.failed(told.to_string(), Event::Broke),
-            Ok(None) => {
-                let last = last.map(|last| format!(": {last}")).unwrap_or_default();
-                return self.failed(
-                    format!("not ready within {}{last}", process.settings.start_timeout),
-                    Event::Broke,
-                );
-            }
-            Err(Cut::Exit(exit)) => return self.exited(process, exit).await,
-            Err(Cut::Excess(event)) => return event,
-        }
-        if let Holder::Foreign(pid) = process.tree.listener_on(process.target.port()) {
-            return self.port_taken(process, pid);
-        }
-        if let Some(settle) = process.settings.settle {
-            self.doing("settling");
-            let Process { tree, settings, .. } = &mut *process;
-            match self.unless_cut(tree, settings, sleep(settle.duration())).await {
-                Ok(()) => {}
-                Err(Cut::Exit(exit)) => return self.exited(process, exit).await,
-                Err(Cut::Excess(event)) => return event,
-            }
-        }
-        self.kept().ports_tried = 0;
-        self.instance.update(|board| board.cause = None);
-        log::info!(instance = self.name(), pid = process.tree.pid(), took_ms = born.elapsed().as_millis() as u64; "ready");
-        Event::Answers
-    }
-
-    /// Waits for a fact of the start, unless the main process exits or the tree uses more than it may before.
-    async fn unless_cut<T>(
-        &self,
-        tree: &mut Tree,
-        settings: &Settings,
-        fact: impl Future<Output = T>,
-    ) -> Result<T, Cut> {
-        let mut fact = pin!(fact);
-        let (began, every) = (Instant::now(), settings.limits.interval.duration());
-        let mut measure = interval_at(began + every, every);
-        loop {
-            tokio::select! {
-                exit = tree.exited() => return Err(Cut::Exit(exit.ok())),
-                fact = &mut fact => return Ok(fact),
-                _ = measure.tick(), if settings.limits.can_cut() => {
-                    if let Some(event) = self.measure(tree, settings, began.elapsed()) {
-                        return Err(Cut::Excess(event));
-                    }
-                }
-            }
-        }
     }
 
     /// Until nobody uses it, or the time for that is over.
@@ -332,7 +240,7 @@ impl Work {
         self.failed(cause, Event::Broke)
     }
 
-    fn port_taken(&self, process: &Process, holder: Option<i32>) -> Event {
+    pub(super) fn port_taken(&self, process: &Process, holder: Option<i32>) -> Event {
         let port = process.target.port();
         let holder = holder.map(|pid| format!(" by process {pid}")).unwrap_or_default();
         let cause = format!("port {port} was taken{holder}");
@@ -371,31 +279,12 @@ impl Work {
     }
 }
 
-/// Why a start did not come to its end.
-enum Cut {
-    /// The tree uses more than it may.
-    Excess(Event),
-    /// The main process has exited.
-    Exit(Option<ExitStatus>),
-}
-
 /// Why a hook did not come to its end.
 enum HookStop {
     /// Its instance is to rest.
     CalledOff,
     /// For this reason.
     Failed(String),
-}
-
-/// Waits until a moment that may move on meanwhile.
-async fn passed(moment: &Mutex<Instant>) {
-    loop {
-        let until = *moment.lock().expect("no panic while locked");
-        if Instant::now() >= until {
-            return;
-        }
-        tokio::time::sleep_until(until).await;
-    }
 }
 
 /// A number in 0..1, so that what failed together is not tried again together.

@@ -10,6 +10,7 @@ mod health;
 mod jobs;
 mod process;
 mod said;
+mod start;
 pub mod state;
 mod stop;
 
