@@ -106,6 +106,16 @@ impl Listener {
         }
     }
 
+    /// The same inherited socket once more, for the next one who serves it: the system hands it out only once. What we
+    /// bound ourselves goes with the first of the two.
+    pub fn again(&self) -> io::Result<Listener> {
+        let socket = match &self.socket {
+            Bound::Tcp(socket) => Bound::Tcp(socket.try_clone()?),
+            Bound::Unix(socket) => Bound::Unix(socket.try_clone()?),
+        };
+        Ok(Listener { socket, trust: self.trust.clone(), local: self.local.clone(), file: None })
+    }
+
     /// Where it really listens: with the port that the kernel chose for 0, and the real socket of `fd:name`.
     pub fn local(&self) -> Listen {
         self.local.clone()

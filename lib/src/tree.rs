@@ -73,6 +73,15 @@ pub struct Ended {
     pub left: Vec<i32>,
 }
 
+/// What came of a [`sweep`]; both in ascending order.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Swept {
+    /// Processes that were found and are gone.
+    pub ended: Vec<i32>,
+    /// Processes that outlived SIGKILL by ten seconds; empty but for broken hardware and foreign users.
+    pub left: Vec<i32>,
+}
+
 /// What a tree uses.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Usage {
@@ -119,18 +128,18 @@ pub fn mechanism() -> Mechanism {
 }
 
 /// Ends what a dead process left of its trees with these [`Launch::owner`]s, and all below: SIGTERM, `grace`, SIGKILL.
-/// The answer is who was found; empty where the system does not show environments. A process that cleared its environment
+/// The answer is who was found; nobody where the system does not show environments. A process that cleared its environment
 /// is found by its parents, its session or its cgroup alone.
 ///
 /// The caller holds locks which prove that the owners are dead. Spared are this process, all above it, and its living
 /// trees, whoever their owner is.
-pub async fn sweep(owners: &[String], grace: Duration) -> Vec<i32> {
+pub async fn sweep(owners: &[String], grace: Duration) -> Swept {
     #[cfg(target_os = "linux")]
-    return sweep::sweep(owners, grace).await;
+    return sweep::sweep(owners, grace, KILL_LIMIT).await;
     #[cfg(not(target_os = "linux"))]
     {
         let _ = (owners, grace);
-        Vec::new()
+        Swept::default()
     }
 }
 

@@ -104,6 +104,19 @@ async fn a_server_whose_call_takes_long_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_crash_now_and_then_is_never_too_much() {
+    // Two in a row would be.
+    let settings = "start = 'boot'\nbackoff.starts = 2\nbackoff.retry = '1h'\nbackoff.stable = '100ms'";
+    let mut supervise = running(settings, &[]).await;
+    for crash in 1..=3 {
+        let ready = supervise.until("one", |one| one["ready_seconds"].as_u64() >= Some(1)).await;
+        signal(&ready, Signal::SIGKILL);
+        supervise.until("one", |one| one["starts"] == crash + 1 && one["state"] == "ready").await;
+    }
+    supervise.stop_clean().await;
+}
+
+#[tokio::test]
 async fn a_language_server_that_becomes_ready_is_said() {
     let mut supervise =
         running("start = 'boot'\nlanguage_server = true", &["--dashboard", "starting,starting,ready"]).await;

@@ -48,6 +48,32 @@ async fn hooks_run_before_each_start_and_after_each_stop_when_nothing_is_left() 
 }
 
 #[tokio::test]
+async fn a_server_is_stopped_with_the_settings_it_was_started_with() {
+    let with = |settings: &'static str, drain: &'static str| {
+        move |ground: &Ground| {
+            let path = ground.path().display();
+            let hook = |name, word| hook(name, &format!("echo {word} {settings} >> {path}/hooks"), "");
+            let hooks = [hook("before_start", "before"), hook("after_stop", "after")].join("\n");
+            ground.instance("one", &format!("stop.drain = '{drain}'\n{hooks}"), &[])
+        }
+    };
+    let mut supervise = Supervise::start(BINARY, with("first", "30s")).await;
+    let client = supervise.client("one").await.unwrap();
+    supervise.rewrite(with("second", "1ms"));
+    let (status, answer) = supervise.control("POST", "/reload").await;
+    assert_eq!(status, 200, "{answer}");
+    let call = tokio::spawn(async move { client.call_text("count", json!({ "sleep_ms": 500 })).await });
+    supervise.journal("one").until(|journal| journal.requests("tools/call") == 1).await;
+    supervise.ask("one", "sleep").await;
+    assert_eq!(call.await.unwrap().unwrap(), "1", "it has the time that it was promised");
+    supervise.until_state("one", "stopped").await;
+    assert_eq!(said(&supervise), ["before first", "after first"]);
+    supervise.client("one").await.unwrap();
+    supervise.stop_clean().await;
+    assert_eq!(said(&supervise)[2..], ["before second", "after second"]);
+}
+
+#[tokio::test]
 async fn a_strict_hook_that_fails_keeps_the_server_from_starting_and_a_lax_one_does_not() {
     let mut supervise = Supervise::start(BINARY, |ground| {
         let fails = "echo no snapshot today; exit 9";

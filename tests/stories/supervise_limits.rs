@@ -27,9 +27,9 @@ fn memory(pid: u32) -> u64 {
 
 #[tokio::test]
 async fn past_the_hard_limit_of_memory_it_is_replaced_at_once() {
-    let mut supervise =
-        Supervise::start(BINARY, |ground| ground.instance("one", "limits.memory_hard = '100MiB'", &EATS))
-            .await;
+    // Measured when it is ready, and not before.
+    let settings = "limits.memory_hard = '100MiB'\nlimits.interval = '10s'";
+    let mut supervise = Supervise::start(BINARY, |ground| ground.instance("one", settings, &EATS)).await;
     // A connection does not protect it; whoever has it is cut off.
     let mut used = UnixStream::connect(supervise.socket("one")).await.unwrap();
     used.write_all(b"POST /mcp HTTP/1.1\r\n").await.unwrap();
@@ -73,6 +73,34 @@ async fn with_too_many_processes_it_is_replaced_at_once() {
     assert_eq!(supervise.living(), [second["pid"].as_i64().unwrap() as i32]);
     let measured = supervise.until("one", |one| one["processes"] == 1).await;
     assert_eq!(measured["starts"], 2);
+    supervise.stop_clean().await;
+}
+
+#[tokio::test]
+async fn one_that_uses_too_much_before_it_is_ready_is_replaced_at_once() {
+    let many = ["--children", "12", "--double-fork", "--setsid", "--misbehave-first", "1"];
+    for (limit, arguments) in [("memory_hard = '100MiB'", &EATS[..]), ("processes = 6", &many[..])] {
+        let arguments = [arguments, &["--never-listen"]].concat();
+        let settings = format!("start = 'boot'\nlimits.{limit}");
+        let mut supervise =
+            Supervise::start(BINARY, |ground| ground.instance("one", &settings, &arguments)).await;
+        let second = supervise.until("one", |one| one["starts"] == 2 && one["state"] == "ready").await;
+        assert_eq!(second["failures"], 0, "a limit is no failure: {second}");
+        supervise.stop_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn one_that_always_uses_too_much_before_it_is_ready_fails() {
+    let settings =
+        "limits.memory_hard = '100MiB'\nbackoff.starts = 2\nbackoff.retry = '1h'\nbackoff.stable = '1h'";
+    let arguments = ["--eat", "200000000", "--never-listen"];
+    let mut supervise = Supervise::start(BINARY, |ground| ground.instance("one", settings, &arguments)).await;
+    supervise.ask("one", "wake").await;
+    let failed = supervise.until_state("one", "failed").await;
+    assert!(failed["cause"].as_str().unwrap().contains("memory_hard is 100MiB"), "{failed}");
+    // Once for nothing, then a failure each time.
+    assert_eq!((&failed["starts"], &failed["failures"]), (&json!(3), &json!(2)));
     supervise.stop_clean().await;
 }
 

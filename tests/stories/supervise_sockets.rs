@@ -71,6 +71,32 @@ async fn an_inherited_socket_wakes_it_and_keeps_clients_while_the_supervisor_res
 }
 
 #[tokio::test]
+async fn an_inherited_socket_goes_on_to_whichever_instance_has_it_next() {
+    let supervise = Supervise::prepared(BINARY, &[]);
+    let with = |name: &'static str, home: &'static str| {
+        move |ground: &Ground| {
+            let settings = ground.instance("one", &format!("home = '{}'", ground.file(home)), &[]);
+            let socket = format!("unix:{}", ground.socket("one").display());
+            settings.replace(&socket, "fd:mcp").replace("[instance.one]", &format!("[instance.{name}]"))
+        }
+    };
+    supervise.rewrite(with("one", "first"));
+    let socket = UnixListener::bind(supervise.socket("one")).unwrap();
+    let mut child = activated(&supervise, &socket);
+    supervise.client("one").await.unwrap();
+    for (name, home) in [("one", "second"), ("two", "second")] {
+        supervise.rewrite(with(name, home));
+        let (status, said) = supervise.control("POST", "/reload").await;
+        assert_eq!(status, 200, "{said}");
+        let client = supervise.client("one").await.unwrap();
+        assert_eq!(client.call_text("count", json!({})).await.unwrap(), "1");
+    }
+    assert_eq!((supervise.journal("one").count("start"), supervise.journal("one").count("overlap")), (3, 0));
+    end(&mut child).await;
+    assert_eq!(supervise.living(), Vec::<i32>::new());
+}
+
+#[tokio::test]
 async fn more_than_may_be_open_wait_until_one_closes() {
     let mut supervise = Supervise::start(BINARY, |ground| ground.instance("one", "hold.open = 3", &[])).await;
     let mut open = Vec::new();

@@ -16,12 +16,16 @@ use support::{Client, Supervise, fake_backend};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines},
     net::TcpListener,
-    process::{Child, ChildStdout},
+    process::{Child, ChildStdout, Command},
     time::timeout,
 };
 
 const BINARY: &str = env!("CARGO_BIN_EXE_serena-supervise");
 const PATIENCE: Duration = Duration::from_secs(40);
+/// The usual port, for one story alone: those that run beside it know nothing of its claim.
+const USUAL: &[&str] = &[];
+/// A port for whoever does not need that.
+const ANYWHERE: &[&str] = &["--listen", "127.0.0.1:0"];
 
 /// Surroundings with a `serena` on PATH, which is a fake backend, and nothing of the machine's own Serena.
 fn surroundings() -> Supervise {
@@ -41,6 +45,16 @@ fn surroundings() -> Supervise {
     supervise
 }
 
+/// `up` for a project.
+fn command(around: &Supervise, project: &str) -> Command {
+    let mut command = around.bare();
+    let path = format!("{}:/usr/bin:/bin", around.file("bin"));
+    command.env("PATH", path).env("HOME", around.file("home")).env("XDG_STATE_HOME", around.file("state"));
+    command.env_remove("SERENA_HOME").env("RUST_LOG", "info");
+    command.args(["up", "--project", &around.file(project)]);
+    command
+}
+
 /// A running `up`; what it says on stdout.
 struct Up {
     child: Child,
@@ -50,16 +64,15 @@ struct Up {
 
 impl Up {
     fn start(around: &Supervise, arguments: &[&str]) -> Up {
+        Up::start_for(around, "project", arguments)
+    }
+
+    /// For another project.
+    fn start_for(around: &Supervise, project: &str, arguments: &[&str]) -> Up {
         let sessiond = fake_backend().with_file_name("mcp-sessiond");
         assert!(sessiond.exists(), "{} is not there; run `cargo build -p mcp-sessiond`", sessiond.display());
-        let mut command = around.bare();
-        let path = format!("{}:/usr/bin:/bin", around.file("bin"));
-        command
-            .env("PATH", path)
-            .env("HOME", around.file("home"))
-            .env("XDG_STATE_HOME", around.file("state"));
-        command.env_remove("SERENA_HOME").env("RUST_LOG", "info");
-        command.args(["up", "--project", &around.file("project")]).args(arguments);
+        let mut command = command(around, project);
+        command.args(arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Up { child, lines, said: String::new() }
@@ -105,7 +118,7 @@ async fn one_command_serves_the_project_and_ctrl_c_stops_it_all() {
     let around = surroundings();
     // Whoever has the usual port, it is not ours to take.
     let _usual = TcpListener::bind("127.0.0.1:9121").await;
-    let mut up = Up::start(&around, &[]);
+    let mut up = Up::start(&around, USUAL);
     let url = up.url().await;
     assert_ne!(port(&url), 9121);
     up.welcome().await;
@@ -129,9 +142,9 @@ async fn one_command_serves_the_project_and_ctrl_c_stops_it_all() {
 #[tokio::test]
 async fn the_same_project_again_is_told_where_it_is_served() {
     let around = surroundings();
-    let mut first = Up::start(&around, &[]);
+    let mut first = Up::start(&around, ANYWHERE);
     let url = first.url().await;
-    let mut second = Up::start(&around, &[]);
+    let mut second = Up::start(&around, ANYWHERE);
     assert_eq!(second.url().await, url);
     assert_eq!(second.end().await, 0);
     assert_eq!(around.journal("serena").count("start"), 1);
@@ -141,7 +154,7 @@ async fn the_same_project_again_is_told_where_it_is_served() {
     assert_eq!(first.end().await, 0);
     assert_eq!(around.living(), Vec::<i32>::new());
     // What is over is not announced any more.
-    let mut third = Up::start(&around, &[]);
+    let mut third = Up::start(&around, ANYWHERE);
     let url = third.url().await;
     Client::connect(&url).await.unwrap().call("count", json!({})).await.unwrap();
     third.signal(Signal::SIGTERM);
@@ -149,9 +162,51 @@ async fn the_same_project_again_is_told_where_it_is_served() {
 }
 
 #[tokio::test]
+async fn another_project_is_told_how_it_is_served_as_well() {
+    let around = surroundings();
+    for project in ["second", "third"] {
+        fs::create_dir(around.path().join(project)).unwrap();
+    }
+    let mut first = Up::start(&around, ANYWHERE);
+    let mut urls = vec![first.url().await];
+    let refused = command(&around, "second").output().await.unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let holder = format!("(process {})", first.child.id().unwrap());
+    assert_eq!((refused.status.code(), said.lines().count()), (Some(69), 1), "{said}");
+    assert!(
+        [&holder, &around.file("home/.serena"), "--home DIR"].iter().all(|it| said.contains(*it)),
+        "{said}"
+    );
+    let mut ups = vec![first];
+    for project in ["second", "third"] {
+        let home = around.file(&format!("home/of-{project}"));
+        let mut up = Up::start_for(&around, project, &[ANYWHERE, &["--home", &home]].concat());
+        urls.push(up.url().await);
+        ups.push(up);
+    }
+    let clients = urls.iter().map(|url| Client::connect(url));
+    for client in clients {
+        assert_eq!(client.await.unwrap().call_text("count", json!({})).await.unwrap(), "1");
+    }
+    let homes: Vec<_> = around.journal("serena").all("start").iter().map(|it| it["home"].clone()).collect();
+    assert_eq!(homes, ["home/.serena", "home/of-second", "home/of-third"].map(|home| around.file(home)));
+    // Each is asked at a socket of its own.
+    let control =
+        around.control_socket().with_file_name(format!("control-127.0.0.1_{}.sock", port(&urls[2])));
+    let asked = around.command(&["status", "--control", control.to_str().unwrap()]).await;
+    let said = String::from_utf8_lossy(&asked.stdout).into_owned();
+    assert!(said.contains(&format!("pid {}", ups[2].child.id().unwrap())), "{said}");
+    for up in &mut ups {
+        up.signal(Signal::SIGTERM);
+        assert_eq!(up.end().await, 0);
+    }
+    assert_eq!(around.living(), Vec::<i32>::new());
+}
+
+#[tokio::test]
 async fn a_client_does_not_notice_that_serena_is_killed() {
     let around = surroundings();
-    let mut up = Up::start(&around, &[]);
+    let mut up = Up::start(&around, ANYWHERE);
     let client = Client::connect(&up.url().await).await.unwrap();
     let _stream = client.open_get().await.unwrap();
     for round in 1..=3 {
@@ -169,7 +224,7 @@ async fn a_client_does_not_notice_that_serena_is_killed() {
 #[tokio::test]
 async fn ctrl_c_twice_is_at_once_and_leaves_nothing() {
     let around = surroundings();
-    let mut up = Up::start(&around, &[]);
+    let mut up = Up::start(&around, ANYWHERE);
     let client = Client::connect(&up.url().await).await.unwrap();
     let call =
         tokio::spawn(async move { client.call("count", json!({ "sleep_ms": 60_000 })).await.map(drop) });
@@ -189,11 +244,11 @@ async fn ctrl_c_twice_is_at_once_and_leaves_nothing() {
 #[tokio::test]
 async fn a_killed_up_leaves_the_next_one_nothing_to_stumble_over() {
     let around = surroundings();
-    let mut up = Up::start(&around, &[]);
+    let mut up = Up::start(&around, ANYWHERE);
     let client = Client::connect(&up.url().await).await.unwrap();
     client.call("count", json!({})).await.unwrap();
     up.child.kill().await.unwrap();
-    let mut up = Up::start(&around, &[]);
+    let mut up = Up::start(&around, ANYWHERE);
     let url = up.url().await;
     // Serena, mcp-sessiond and ourselves.
     assert_eq!(around.living().len(), 3, "those of before are gone");

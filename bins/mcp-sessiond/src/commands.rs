@@ -12,7 +12,7 @@ use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::files;
 use mcp_daemon::life::{self, Life};
 use mcp_daemon::serve::{BindOptions, Listener, ServeLimits, serve};
-use mcp_daemon::tree;
+use mcp_daemon::tree::{self, Swept};
 use sessiond::back::exec::{ExecBack, ExecOptions};
 use sessiond::back::{Back, http::HttpBack};
 use sessiond::config::Config;
@@ -175,9 +175,13 @@ fn serve_http(serving: Serving) -> Done {
     runtime()?.block_on(async move {
         let life = Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
         // Whoever holds the store's lock is its only owner: what still runs in its name was left by one that was killed.
-        let left = tree::sweep(std::slice::from_ref(&owner), config.process.stop_grace.duration().min(LEFTOVERS_GRACE)).await;
+        let Swept { ended, left } =
+            tree::sweep(std::slice::from_ref(&owner), config.process.stop_grace.duration().min(LEFTOVERS_GRACE)).await;
+        if !ended.is_empty() {
+            log::warn!(pids:? = ended; "ended the server processes that an earlier mcp-sessiond left behind");
+        }
         if !left.is_empty() {
-            log::warn!(pids:? = left; "ended the server processes that an earlier mcp-sessiond left behind");
+            log::error!(pids:? = left; "server processes that an earlier mcp-sessiond left behind outlive SIGKILL");
         }
         let mut listeners = Vec::new();
         for listener in config.listeners() {

@@ -113,6 +113,9 @@ pub struct Up {
     /// address to serve on (default: 127.0.0.1:9121, or the next free port)
     #[argh(option, arg_name = "address")]
     pub listen: Option<Listen>,
+    /// its SERENA_HOME, made if missing; another project at the same time needs its own (default: $SERENA_HOME or ~/.serena)
+    #[argh(option, arg_name = "dir")]
+    pub home: Option<PathBuf>,
     /// file descriptor to write a newline to once ready
     #[argh(option, arg_name = "fd")]
     pub ready_fd: Option<i32>,

@@ -80,14 +80,14 @@ fn serve_run(run: Run, command: Option<Vec<String>>) -> Done {
             }
         })
     });
-    serving::serve(Serving { config, source, ready_fd, told: None })
+    serving::serve(Serving { config, source, name: None, ready_fd, told: None })
 }
 
 /// The whole stack, for somebody at a terminal.
 fn serve_up(args: Up, more: Vec<String>) -> Done {
     let failed = |error: &UpError| Failure::new(exit_of(error), error);
     let around = Surroundings::of_process(DAEMON).map_err(|error| Failure::new(Exit::Config, &error))?;
-    let wanted = Wanted { project: args.project, listen: args.listen, more };
+    let wanted = Wanted { project: args.project, listen: args.listen, home: args.home, more };
     let plan = up::plan(&wanted, &around).map_err(|error| failed(&error))?;
     let claimed = match plan.claim().map_err(|error| failed(&error))? {
         Claim::Ours(claimed) => claimed,
@@ -128,7 +128,9 @@ fn serve_up(args: Up, more: Vec<String>) -> Done {
             let _ = std::io::stdout().write_all(plan.welcome(address).as_bytes());
         }),
     };
-    serving::serve(Serving { config, source, ready_fd: args.ready_fd, told: Some(told) })
+    // Of the instances' names all of them would take the same.
+    let name = Some(address.to_string());
+    serving::serve(Serving { config, source, name, ready_fd: args.ready_fd, told: Some(told) })
 }
 
 fn exit_of(error: &UpError) -> Exit {

@@ -14,11 +14,11 @@ use mcp_daemon::addr::{Listen, Route};
 use mcp_daemon::files::{Lock, LockError};
 use mcp_daemon::life::Life;
 use mcp_daemon::serve::{BindError, BindOptions, Listener};
-use mcp_daemon::tree;
+use mcp_daemon::tree::{self, Swept};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, ConfigProblem, Settings};
+use crate::config::{Config, ConfigProblem, Hold, Settings};
 use crate::instance::state::{Event, Rest};
 use crate::instance::{Door, Fresh, Instance, Roots, actor};
 use crate::places::Places;
@@ -80,7 +80,11 @@ pub struct Fleet {
     places: Arc<Places>,
     runtime: PathBuf,
     source: Source,
+    /// What a reload cannot put in force, as it was at the start.
+    fixed: reload::Fixed,
     members: Mutex<BTreeMap<Route, Member>>,
+    /// Inherited sockets, which a process can take only once: for whichever instance has them next.
+    inherited: Mutex<BTreeMap<String, Vec<Listener>>>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
 }
@@ -88,6 +92,8 @@ pub struct Fleet {
 struct Member {
     instance: Arc<Instance>,
     settings: Settings,
+    /// That of its socket, as long as there is this socket.
+    hold: Hold,
     /// Ends the accepting, and waits for the copying.
     doors: Life,
     actor: Option<JoinHandle<()>>,
@@ -109,7 +115,9 @@ impl Fleet {
             places: Places::new(config.max_instances.get()),
             runtime,
             source,
+            fixed: reload::fixed(&config),
             members: Mutex::default(),
+            inherited: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
         });
         let mut locked = Vec::new();
@@ -119,7 +127,7 @@ impl Fleet {
         }
         sweep(locked.iter().map(|(_, _, _, owner)| owner.clone()).collect()).await;
         for (name, settings, lock, owner) in locked {
-            let listeners = bind(&name, settings.socket.as_ref())?;
+            let listeners = fleet.bind(&name, settings.socket.as_ref())?;
             let member = fleet.make(&config, &name, settings, (lock, owner), listeners);
             fleet.members().insert(name, member);
         }
@@ -140,12 +148,37 @@ impl Fleet {
         self.members().values().map(|member| member.instance.clone()).collect()
     }
 
+    /// Where an instance's lock is, in a directory that exists: before it does, a link on the way there goes unnoticed.
+    fn lock_path(&self, name: &Route, settings: &Settings) -> Result<PathBuf, FleetError> {
+        if let Some(home) = &settings.home {
+            make_parent(name, home)?;
+        }
+        Ok(lock_path(&self.runtime, name, settings))
+    }
+
     /// An instance's lock, and by which name what a dead predecessor left is found.
     fn lock(&self, name: &Route, settings: &Settings) -> Result<(Lock, String), FleetError> {
-        let path = lock_path(&self.runtime, name, settings);
-        make_parent(name, &path)?;
+        let path = self.lock_path(name, settings)?;
         let lock = Lock::take(&path).map_err(|source| FleetError::Lock { name: name.clone(), source })?;
-        Ok((lock, path.display().to_string()))
+        Ok((lock, owner(&path)))
+    }
+
+    fn bind(&self, name: &Route, socket: Option<&Listen>) -> Result<Vec<Listener>, FleetError> {
+        let Some(socket) = socket else { return Ok(Vec::new()) };
+        if let Listen::Unix(path) = socket {
+            make_parent(name, path)?;
+        }
+        let failed = |source| FleetError::Bind { name: name.clone(), source };
+        let Listen::Inherited(passed) = socket else {
+            return Listener::bind(socket, BindOptions::default()).map_err(failed);
+        };
+        let mut inherited = self.inherited.lock().expect("no panic while locked");
+        if !inherited.contains_key(passed) {
+            let listeners = Listener::bind(socket, BindOptions::default()).map_err(failed)?;
+            inherited.insert(passed.clone(), listeners);
+        }
+        let again = inherited[passed].iter().map(Listener::again).collect::<Result<_, _>>();
+        again.map_err(|cause| failed(BindError::System { listen: socket.clone(), cause }))
     }
 
     fn make(
@@ -165,13 +198,14 @@ impl Fleet {
             places.enter(&instance);
         }
         let doors = Life::new(AS_LONG_AS_IT_TAKES);
+        let hold = settings.hold.clone();
         for listener in listeners {
-            let (door, hold, life) = (Arc::new(Door(instance.clone())), settings.hold.clone(), doors.clone());
+            let (door, hold, life) = (Arc::new(Door(instance.clone())), hold.clone(), doors.clone());
             doors.spawn(async move { wake::serve(listener, door, &hold, life).await });
         }
         let actor = self.life.spawn(actor::run(instance.clone(), places, self.life.clone()));
         let lock = Some((lock, owner));
-        Member { instance, settings, doors, actor: Some(actor), lock }
+        Member { instance, settings, hold, doors, actor: Some(actor), lock }
     }
 
     /// Starts what starts with the supervisor, each after those it needs.
@@ -289,17 +323,24 @@ impl Fleet {
 pub fn lock_path(runtime: &Path, name: &Route, settings: &Settings) -> PathBuf {
     let beside = |home: &Path| {
         // By whichever way it is named, it is one home.
-        let real = home
-            .canonicalize()
-            .ok()
-            .or_else(|| Some(home.parent()?.canonicalize().ok()?.join(home.file_name()?)));
-        let home = real.as_deref().unwrap_or(home);
+        let home = real(home);
         let mut file = home.file_name()?.to_owned();
         file.push(".supervise.lock");
         Some(home.with_file_name(file))
     };
     let home = settings.home.as_deref().and_then(beside);
     home.unwrap_or_else(|| runtime.join(format!("{name}.supervise.lock")))
+}
+
+/// A path as the system spells it; all but its last part must be there.
+pub(crate) fn real(path: &Path) -> PathBuf {
+    let beside = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(beside).unwrap_or_else(|| path.to_owned())
+}
+
+/// By which name what is left of the instance with this lock is found.
+fn owner(lock: &Path) -> String {
+    lock.display().to_string()
 }
 
 fn fresh(config: &Config) -> Fresh {
@@ -311,19 +352,14 @@ fn fresh(config: &Config) -> Fresh {
 
 /// Clears away what dead predecessors left; all at once, because each may be stubborn.
 async fn sweep(owners: Vec<String>) {
-    let left = tree::sweep(&owners, SWEEP_GRACE).await;
+    let Swept { ended, left } = tree::sweep(&owners, SWEEP_GRACE).await;
+    if !ended.is_empty() {
+        log::warn!(pids:? = ended; "a predecessor had left processes, they are gone now");
+    }
     if !left.is_empty() {
-        log::warn!(pids:? = left; "a predecessor had left processes, they are gone now");
+        // To wait on would keep the others from being served.
+        log::error!(pids:? = left; "a predecessor had left processes that outlive SIGKILL, they may still use its home");
     }
-}
-
-fn bind(name: &Route, socket: Option<&Listen>) -> Result<Vec<Listener>, FleetError> {
-    let Some(socket) = socket else { return Ok(Vec::new()) };
-    if let Listen::Unix(path) = socket {
-        make_parent(name, path)?;
-    }
-    Listener::bind(socket, BindOptions::default())
-        .map_err(|source| FleetError::Bind { name: name.clone(), source })
 }
 
 fn make_parent(name: &Route, path: &Path) -> Result<(), FleetError> {

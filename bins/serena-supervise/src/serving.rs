@@ -9,15 +9,14 @@ use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::life::{self, Life};
 use mcp_daemon::log;
 use mcp_daemon::{fds, files};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use supervise::config::Config;
 use supervise::fleet::{Fleet, FleetError, Source};
 use supervise::instance::{Instance, name};
 use supervise::ops::Ops;
 use supervise::output;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, sleep};
 
 use crate::commands::Done;
 
@@ -36,6 +35,8 @@ pub struct Serving {
     pub config: Config,
     /// The same again, at a reload.
     pub source: Source,
+    /// What the control socket is called where the usual one is another supervisor's; the first instance's name unless given.
+    pub name: Option<String>,
     /// Where to say that all is up.
     pub ready_fd: Option<i32>,
     /// Somebody at a terminal.
@@ -67,22 +68,23 @@ pub fn serve(serving: Serving) -> Done {
 fn run(serving: Serving) -> Done {
     let runtime = life::runtime().map_err(|error| Failure::new(Exit::Bug, &error))?;
     runtime.block_on(async move {
-        let Serving { config, source, ready_fd, told } = serving;
+        let Serving { config, source, name: own_name, ready_fd, told } = serving;
         let life = Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
         let runtime_dir = files::runtime_dir(DAEMON).map_err(|error| Failure::new(Exit::Config, &error))?;
         let observe = config.observe.clone();
         let fleet = Fleet::new(config, source, runtime_dir, life.clone()).await.map_err(|error| explain(&error))?;
         let ops = Arc::new(Ops { fleet: fleet.clone(), started: Instant::now(), life: life.clone() });
         let all = fleet.all();
-        let first = all.first().map(|one| one.name.as_str()).unwrap_or_default();
-        let control = control::spawn_named(DAEMON, first, ops.clone(), life.clone())
+        let first = || all.first().map(|one| one.name.to_string()).unwrap_or_default();
+        let control = control::spawn_named(DAEMON, &own_name.unwrap_or_else(first), ops.clone(), life.clone())
             .map_err(|error| Failure::unavailable(&error))?;
         if let Some(observe) = observe {
             control::spawn_observe(&observe, ops.clone(), life.clone())
                 .map_err(|error| Failure::unavailable(&error))?;
         }
         life.spawn(control::reload_on_signal(ops, life.clone()));
-        life.spawn(reap(life.clone()));
+        // To the end: what is being stopped leaves orphans, too.
+        life.last().spawn(reap(life.last()));
         forward(&fleet, &life).map_err(|error| Failure::new(Exit::Bug, &error))?;
         ::log::info!(instances = all.len(), kills_by:% = mcp_daemon::tree::mechanism(), control:% = control.display(); "supervising");
         fleet.boot();
@@ -141,13 +143,15 @@ async fn until_up(fleet: &Arc<Fleet>, life: &Life, told: Option<&Told>) {
 async fn reap(life: Life) {
     let Ok(mut ended) = signal(SignalKind::child()) else { return };
     loop {
+        let storm = async {
+            ended.recv().await;
+            // A storm of exits is one look.
+            sleep(REAP_EVERY).await;
+        };
         tokio::select! {
-            _ = ended.recv() => {}
+            () = storm => mcp_daemon::tree::reap_orphans(),
             () = life.draining() => return,
         }
-        // A storm of exits is one look.
-        tokio::time::sleep(REAP_EVERY).await;
-        mcp_daemon::tree::reap_orphans();
     }
 }
 
@@ -164,8 +168,8 @@ fn forward(fleet: &Arc<Fleet>, life: &Life) -> std::io::Result<()> {
                     _ = heard.recv() => {}
                     () = life.draining() => return,
                 }
-                for pid in fleet.all().iter().filter_map(|one| one.pid()) {
-                    let _ = kill(Pid::from_raw(pid as i32), number);
+                for instance in fleet.all() {
+                    instance.signal(number);
                 }
             }
         });

@@ -22,6 +22,7 @@ use mcp_daemon::secret::sha256_hex;
 
 pub use self::claim::{Claim, Claimed};
 use crate::config::{Config, Probe, Settings, SleepAfter, Start, Stop};
+use crate::fleet::real;
 
 /// The name of the instance that is Serena.
 pub const SERENA: &str = "serena";
@@ -42,6 +43,8 @@ pub struct Wanted {
     pub project: Option<PathBuf>,
     /// Where to serve; the usual port or one near it unless given.
     pub listen: Option<Listen>,
+    /// Serena's home; `$SERENA_HOME`, else `~/.serena`, unless given.
+    pub home: Option<PathBuf>,
     /// More arguments for Serena.
     pub more: Vec<String>,
 }
@@ -105,7 +108,7 @@ pub enum UpError {
         holder: Option<u32>,
     },
     /// Another supervisor has the home.
-    #[error("another serena-supervise{} has Serena's home, {}; two servers on one home lose entries of it: stop the other, or set SERENA_HOME to another directory here",
+    #[error("another serena-supervise{} has Serena's home, {}, and two servers on one home lose entries of it; give this project another one: --home DIR, or stop the other",
         holder.map(|pid| format!(" (process {pid})")).unwrap_or_default(), home.display())]
     Home {
         /// The home.
@@ -125,7 +128,7 @@ pub enum UpError {
     )]
     NoFront,
     /// Nobody says where Serena keeps what it has.
-    #[error("neither SERENA_HOME nor HOME is an absolute path; set SERENA_HOME")]
+    #[error("neither SERENA_HOME nor HOME is an absolute path; say --home DIR")]
     NoHome,
     /// All ports that clients would guess are taken.
     #[error("none of the ports {PORT} to {0} is free on 127.0.0.1; say --listen 127.0.0.1:PORT")]
@@ -188,7 +191,9 @@ pub fn plan(wanted: &Wanted, around: &Surroundings) -> Result<Plan, UpError> {
         .and_then(|file| program::find(&file.display().to_string(), None))
         .or_else(|| program::find(FRONT, path))
         .ok_or(UpError::NoFront)?;
-    let home = around.serena_home.clone().or_else(|| Some(around.home.as_ref()?.join(".serena")));
+    let given = wanted.home.as_ref().map(|home| real(&around.directory.join(home)));
+    let usual = || around.serena_home.clone().or_else(|| Some(around.home.as_ref()?.join(".serena")));
+    let home = given.or_else(usual);
     let home = home.ok_or(UpError::NoHome)?;
     let tag = sha256_hex(project.as_os_str().as_encoded_bytes())[..DIGITS].to_owned();
     let socket = around.runtime.join(format!("up-{tag}.sock"));

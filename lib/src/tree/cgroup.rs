@@ -12,6 +12,9 @@ use std::slice;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::{Pid, getpid};
 use tokio::time::{Instant, sleep};
 
 use super::FIRST_LOOK;
@@ -43,10 +46,11 @@ impl Cgroup {
             .filter(|char| char.is_ascii_alphanumeric() || ".-_".contains(*char))
             .take(MAX_NAME)
             .collect();
-        let random = &random_id()[..8];
-        let directory = parent.join(format!("{PREFIX}{}-{name}-{random}", owner_digest(owner)));
-        // What a tree that was dropped could not remove, because it was still dying.
+        let last = format!("{}.{}", getpid(), &random_id()[..8]);
+        let directory = parent.join(format!("{PREFIX}{}-{name}-{last}", owner_digest(owner)));
+        // What a tree that was dropped could not remove, because it was still dying, and what was killed with us above it.
         Leftovers::of(&owner_digest(owner)).remove();
+        Leftovers::of_the_dead(&parent).remove();
         // A process may be moved by who may write here and there.
         File::options().write(true).open(parent.join("cgroup.procs")).ok()?;
         // Before it exists: a sweep must not come in between.
@@ -104,6 +108,23 @@ impl Drop for Cgroup {
     }
 }
 
+/// Kills whoever is in a cgroup of this process that is in use, at once where the system can.
+pub(super) fn kill_living() {
+    for directory in &*living() {
+        let _ = fs::write(directory.join("cgroup.kill"), "1");
+    }
+}
+
+/// The processes in the cgroups of this process that are in use.
+pub(super) fn living_members() -> Vec<i32> {
+    living().iter().flat_map(|directory| members(directory)).collect()
+}
+
+/// Removes the cgroups of this process, for one that ends; whether all are gone.
+pub(super) fn remove_living() -> bool {
+    living().iter().all(|directory| remove(directory).is_ok())
+}
+
 /// The cgroups that a dead process of this owner left below ours.
 pub(super) struct Leftovers(Vec<PathBuf>);
 
@@ -117,6 +138,21 @@ impl Leftovers {
                 name.starts_with(&prefix) && !living.contains(directory)
             });
         Leftovers(found.collect())
+    }
+
+    /// Empty ones of any owner whose maker is dead. Removed by whoever comes by: their owner may never start again.
+    fn of_the_dead(parent: &Path) -> Self {
+        let is_dead = |directory: &PathBuf| {
+            let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.rsplit_once('-')?.1.split_once('.'));
+            let maker = maker.and_then(|(pid, _)| pid.parse().ok());
+            maker.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
+        };
+        let is_empty = |directory: &PathBuf| {
+            let events = fs::read_to_string(directory.join("cgroup.events")).unwrap_or_default();
+            events.lines().any(|line| line == "populated 0")
+        };
+        Leftovers(children(parent).into_iter().filter(is_dead).filter(is_empty).collect())
     }
 
     pub(super) fn members(&self) -> Vec<i32> {

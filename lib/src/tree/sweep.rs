@@ -8,13 +8,15 @@ use nix::unistd::{Pid, getpid, getsid};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use super::cgroup::Leftovers;
+use super::cgroup::{self, Leftovers};
 use super::procfs::{self, Process};
-use super::{FIRST_LOOK, KILL_LIMIT, LAST_LOOK};
+use super::{FIRST_LOOK, LAST_LOOK, Swept};
 use super::{census, tag};
 
 /// Looks of [`kill_all`]: what is forked while we kill is seen at the next one.
 const KILL_ROUNDS: usize = 250;
+/// Tries of [`kill_all`] to remove what is empty then.
+const REMOVE_ROUNDS: usize = 50;
 
 /// What is known of what some owners left.
 struct Search {
@@ -26,25 +28,25 @@ struct Search {
     sessions: HashSet<i32>,
 }
 
-/// See [`super::sweep`].
-pub(super) async fn sweep(owners: &[String], grace: Duration) -> Vec<i32> {
+/// See [`super::sweep`]; SIGKILL may take up to `limit`.
+pub(super) async fn sweep(owners: &[String], grace: Duration, limit: Duration) -> Swept {
     let mut search = Search::of(owners);
     let patient_until = Instant::now() + grace;
-    let given_up_at = patient_until + KILL_LIMIT;
+    let given_up_at = patient_until + limit;
     let mut told = HashSet::new();
     let mut pause = FIRST_LOOK;
-    loop {
+    let mut left = loop {
         // On another thread: to look into every environment takes even longer than to walk.
         let looked = spawn_blocking(move || {
             let left = search.look();
             (search, left)
         });
         // The runtime ends, and whoever waits for us with it.
-        let Ok((searched, left)) = looked.await else { return Vec::new() };
+        let Ok((searched, left)) = looked.await else { return Swept::default() };
         search = searched;
         let now = Instant::now();
         if left.is_empty() || now >= given_up_at {
-            break;
+            break left;
         }
         for pid in left {
             if now >= patient_until {
@@ -55,13 +57,15 @@ pub(super) async fn sweep(owners: &[String], grace: Duration) -> Vec<i32> {
         }
         sleep(pause).await;
         pause = (pause * 2).min(LAST_LOOK);
-    }
+    };
     for cgroups in &search.cgroups {
         cgroups.removed().await;
     }
-    let mut pids: Vec<i32> = search.found.into_iter().map(|(pid, _)| pid).collect();
-    pids.sort_unstable();
-    pids
+    let mut ended: Vec<i32> =
+        search.found.into_iter().map(|(pid, _)| pid).filter(|pid| !left.contains(pid)).collect();
+    ended.sort_unstable();
+    left.sort_unstable();
+    Swept { ended, left }
 }
 
 /// See [`super::left_by`].
@@ -74,7 +78,10 @@ pub(super) fn kill_all() {
     for _ in 0..KILL_ROUNDS {
         let table = procfs::table();
         let untouchable = ourselves(&table);
+        cgroup::kill_living();
         let mut ours: HashSet<i32> = census::living_roots().into_iter().collect();
+        // Whoever is in one, whatever leads to it; for systems that cannot kill it whole.
+        ours.extend(cgroup::living_members());
         // Orphans, whatever became of their environment.
         let (us, our_session) = (getpid().as_raw(), getsid(None).map_or(0, Pid::as_raw));
         ours.extend(
@@ -89,17 +96,26 @@ pub(super) fn kill_all() {
         let alive = table.iter().filter(|one| !one.zombie && ours.contains(&one.pid));
         let mut alive = alive.filter(|one| !untouchable.contains(&one.pid)).peekable();
         if alive.peek().is_none() {
-            return;
+            break;
         }
         for one in alive {
             let _ = kill(Pid::from_raw(one.pid), Signal::SIGKILL);
         }
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "this thread does nothing else, and the process ends after it"
-        )]
-        std::thread::sleep(FIRST_LOOK);
+        block();
     }
+    for _ in 0..REMOVE_ROUNDS {
+        // The dead are in a cgroup until the system has forgotten them.
+        if cgroup::remove_living() {
+            return;
+        }
+        block();
+    }
+}
+
+/// A pause of a thread that does nothing else, in a process that ends after it.
+fn block() {
+    #[allow(clippy::disallowed_methods, reason = "there may be no runtime that turns any more")]
+    std::thread::sleep(FIRST_LOOK);
 }
 
 impl Search {

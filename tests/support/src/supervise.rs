@@ -82,7 +82,8 @@ impl Supervise {
         supervise.set(settings).await
     }
 
-    async fn set(mut self, settings: impl FnOnce(&Ground) -> String) -> Supervise {
+    /// Runs one that is prepared as [`Supervise::start`] does.
+    pub async fn set(mut self, settings: impl FnOnce(&Ground) -> String) -> Supervise {
         let settings = settings(&self.ground);
         fs::write(self.settings_file(), settings).expect("a new directory is writable");
         self.args = vec!["--config".into(), self.ground.file("settings.toml")];

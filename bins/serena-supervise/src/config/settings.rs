@@ -31,7 +31,7 @@ pub struct Settings {
     /// Where clients connect; a connection wakes the instance. `{name}` and `{home}` are replaced.
     #[serde(deserialize_with = "socket")]
     pub socket: Option<Listen>,
-    /// The port the server listens on, on 127.0.0.1; a free one unless given.
+    /// The port the server listens on, on 127.0.0.1; a free one that no outgoing connection gets unless given.
     pub port: Option<NonZeroU16>,
     /// When it is started.
     pub start: Start,
@@ -272,6 +272,18 @@ impl Default for Backoff {
             within: Span::seconds(300),
             retry: Span::seconds(300),
         }
+    }
+}
+
+impl Limits {
+    /// Whether there is one that ends a tree at once.
+    pub fn can_cut(&self) -> bool {
+        self.memory_hard.is_some() || self.processes.is_some()
+    }
+
+    /// Whether there is one that a tree has to be measured for.
+    pub fn any(&self) -> bool {
+        self.can_cut() || self.memory_soft.is_some() || self.max_age.is_some()
     }
 }
 

@@ -2,9 +2,11 @@
 //! wanted.
 
 use std::future::pending;
+use std::pin::pin;
 use std::time::Duration;
 
-use tokio::time::{Instant, interval, sleep};
+use mcp_daemon::tree::Tree;
+use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use super::jobs::Work;
 use super::process::Process;
@@ -25,10 +27,13 @@ impl Work {
         let Some(process) = running.as_mut() else { return Event::Broke };
         let settings = process.settings.clone();
         let hung = Process::hung(process.liveness.clone(), settings.clone(), process.tree.pid());
-        tokio::pin!(hung);
+        let mut hung = pin!(hung);
         let mut measure =
-            interval(if has_limits(&settings) { settings.limits.interval.duration() } else { MEASURE });
+            interval(if settings.limits.any() { settings.limits.interval.duration() } else { MEASURE });
         let mut language_server = interval(ASK_LANGUAGE_SERVER);
+        let since = self.instance.board().ready_since.unwrap_or_else(Instant::now);
+        let mut stable = pin!(sleep_until(since + settings.backoff.stable.duration()));
+        let mut may_fail = true;
         loop {
             tokio::select! {
                 exit = process.tree.exited() => return self.exited(process, exit.ok()).await,
@@ -36,14 +41,17 @@ impl Work {
                 () = self.idle(&settings) => {}
                 () = self.outdated() => return Event::Renew,
                 _ = measure.tick() => {
-                    if let Some(event) = self.measure(process) {
+                    let age = process.born.elapsed();
+                    if let Some(event) = self.measure(&mut process.tree, &settings, age) {
                         return event;
                     }
                 }
+                () = &mut stable, if may_fail => {
+                    self.kept().failures.forget();
+                    may_fail = false;
+                }
                 _ = language_server.tick(), if settings.language_server => {
-                    if let Some(event) = self.ask_language_server(process).await {
-                        return event;
-                    }
+                    self.ask_language_server(process).await;
                 }
             }
         }
@@ -73,32 +81,25 @@ impl Work {
         let deadline = self.instance.board().fresh.deadline;
         tokio::select! {
             () = self.instance.until(|board| board.is_idle().then_some(())) => {}
-            () = tokio::time::sleep_until(since + deadline) => {}
+            () = sleep_until(since + deadline) => {}
         }
     }
 
-    fn measure(&self, process: &mut Process) -> Option<Event> {
-        let usage = process.tree.usage();
+    /// What is to be done about what the tree uses now.
+    pub(super) fn measure(&self, tree: &mut Tree, settings: &Settings, age: Duration) -> Option<Event> {
+        let usage = tree.usage();
         let idle = self.instance.update(|board| {
             board.memory = Some(usage.memory);
             board.processes = Some(usage.processes);
-            board.is_idle()
+            // Before it is ready nobody could use it, and a fresh one would be no better.
+            board.is_idle() && board.state.serves()
         });
-        let age = process.born.elapsed();
-        if self
-            .instance
-            .board()
-            .ready_since
-            .is_some_and(|since| since.elapsed() >= process.settings.backoff.stable.duration())
-        {
-            self.kept().failures.forget();
-        }
-        let excess = limits::verdict(&process.settings.limits, usage, age)?;
+        let excess = limits::verdict(&settings.limits, usage, age)?;
         if !excess.at_once && !idle {
             return None;
         }
         // One that needs more than it may again and again would be renewed for ever.
-        let stable = process.settings.backoff.stable.duration();
+        let stable = settings.backoff.stable.duration();
         if excess.at_once {
             let before = self.kept().renewed.replace(Instant::now());
             if before.is_some_and(|before| before.elapsed() < stable) {
@@ -107,16 +108,16 @@ impl Work {
         }
         log::warn!(instance = self.name(), excess = excess.text; "over its limits, gets a fresh process");
         self.instance.update(|board| board.cause = Some(excess.text));
-        Some(match (excess.at_once, process.settings.socket.is_some()) {
+        Some(match (excess.at_once, settings.socket.is_some()) {
             (true, _) => Event::RenewNow,
             // Whoever comes next wakes it.
-            (false, true) if !process.settings.starts_at_boot() => Event::Rest(Rest::Limit),
+            (false, true) if !settings.starts_at_boot() => Event::Rest(Rest::Limit),
             (false, _) => Event::Renew,
         })
     }
 
     /// What the state of the language server means for us; a failed one is never a reason to start again.
-    async fn ask_language_server(&self, process: &mut Process) -> Option<Event> {
+    async fn ask_language_server(&self, process: &mut Process) {
         let level = process.language_server(&self.instance).await;
         let patience = process.settings.start_timeout.duration();
         let (bad, text) = match &level {
@@ -125,25 +126,14 @@ impl Work {
             Level::Starting => (process.born.elapsed() > patience, "starting".into()),
             Level::Unknown => (false, "unknown".into()),
         };
-        let degraded = self.instance.update(|board| {
+        let became_bad = self.instance.update(|board| {
             board.language_server = Some(text.clone());
-            board.state.phase() == Phase::Degraded
+            let was_bad = board.state.phase() == Phase::Degraded;
+            board.apply(if bad { Event::Worse } else { Event::Better });
+            bad && !was_bad
         });
-        match (bad, degraded) {
-            (true, false) => {
-                log::warn!(instance = self.name(), language_server = text; "serves without its language server");
-                Some(Event::Worse)
-            }
-            (false, true) => Some(Event::Better),
-            _ => None,
+        if became_bad {
+            log::warn!(instance = self.name(), language_server = text; "serves without its language server");
         }
     }
-}
-
-fn has_limits(settings: &Settings) -> bool {
-    let limits = &settings.limits;
-    limits.memory_soft.is_some()
-        || limits.memory_hard.is_some()
-        || limits.processes.is_some()
-        || limits.max_age.is_some()
 }

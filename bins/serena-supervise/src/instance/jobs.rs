@@ -1,5 +1,5 @@
-//! What is done in each state of an instance; each job ends with the event that it came to. The job of one that serves is
-//! in `health`.
+//! What is done in each state of an instance; each job ends with the event that it came to. Those of one that
+//! starts are in `start`, that of one that serves in `health`.
 
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,7 +12,7 @@ use tokio::sync::MutexGuard as AsyncGuard;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::failures::{Failures, Verdict};
-use super::process::{Process, StartError, ended};
+use super::process::{Process, ended};
 use super::state::Event;
 use super::{Instance, stop};
 use crate::config::{Hook, Settings};
@@ -32,7 +32,7 @@ const MACHINE_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Work {
     pub(super) instance: Arc<Instance>,
     places: Option<Arc<Places>>,
-    life: Life,
+    pub(super) life: Life,
     pub(super) process: tokio::sync::Mutex<Option<Process>>,
     kept: Mutex<Kept>,
 }
@@ -41,12 +41,15 @@ pub(super) struct Work {
 #[derive(Default)]
 pub(super) struct Kept {
     place: Option<Place>,
+    /// Those with which the last start began. It also ends with them: what a hook fetched before the start, the hook of
+    /// the same settings brings back after the stop. Others, put in force meanwhile, are for the next start.
+    begun_with: Option<Arc<Settings>>,
     pub(super) failures: Failures,
-    ports_tried: u32,
+    pub(super) ports_tried: u32,
     /// When a limit made a fresh process necessary at once.
     pub(super) renewed: Option<Instant>,
     /// Whether the last failure was this machine's, which is out of something.
-    blameless: bool,
+    pub(super) blameless: bool,
 }
 
 impl Work {
@@ -62,7 +65,11 @@ impl Work {
         self.instance.name.as_str()
     }
 
-    fn doing(&self, what: impl Into<String>) {
+    pub(super) fn begun_with(&self) -> Arc<Settings> {
+        self.kept().begun_with.clone().unwrap_or_else(|| self.instance.settings())
+    }
+
+    pub(super) fn doing(&self, what: impl Into<String>) {
         let what = what.into();
         self.instance.update(|board| board.doing = Some(what));
     }
@@ -84,7 +91,6 @@ impl Work {
 
     /// A place, a home, and the hook before the start.
     pub(super) async fn prepare(&self) -> Event {
-        let settings = self.instance.settings();
         if let Some(places) = &self.places
             && self.kept().place.is_none()
         {
@@ -94,6 +100,8 @@ impl Work {
                 () = self.instance.until_resting() => return Event::CalledOff,
             }
         }
+        let settings = self.instance.settings();
+        self.kept().begun_with = Some(settings.clone());
         if let Some(home) = &settings.home
             && let Err(error) = std::fs::create_dir_all(home)
         {
@@ -111,71 +119,9 @@ impl Work {
         Event::Prepared
     }
 
-    /// The process itself.
-    pub(super) async fn spawn(&self) -> Event {
-        let settings = self.instance.settings();
-        let process = match Process::start(&self.instance, settings, &self.life).await {
-            Ok(process) => process,
-            Err(StartError::Machine(cause)) => {
-                self.kept().blameless = true;
-                return self.failed(cause, Event::Broke);
-            }
-            Err(StartError::Command(cause)) => return self.failed(cause, Event::Broke),
-        };
-        self.instance.update(|board| {
-            board.starts += 1;
-            board.pid = Some(process.tree.pid());
-            board.target = Some(process.target);
-            board.generation.clone_from(&board.fresh.generation);
-            board.language_server = None;
-        });
-        log::info!(instance = self.name(), pid = process.tree.pid(), port = process.target.port(); "started");
-        *self.process.lock().await = Some(process);
-        Event::Started
-    }
-
-    /// Until it answers, and it is really ours that does.
-    pub(super) async fn probe(&self) -> Event {
-        let mut running = self.process.lock().await;
-        let Some(process) = running.as_mut() else { return Event::Broke };
-        let born = Instant::now();
-        let patience = Mutex::new(born + process.settings.start_timeout.duration());
-        let mut last = None;
-        let answered = tokio::select! {
-            exit = process.tree.exited() => Err(Some(exit)),
-            told = process.readiness.until_ready(&mut last, &patience) => Ok(told),
-            () = passed(&patience) => Err(None),
-        };
-        match answered {
-            Ok(Ok(())) => {}
-            Ok(Err(told)) => return self.failed(told.to_string(), Event::Broke),
-            Err(Some(exit)) => return self.exited(process, exit.ok()).await,
-            Err(None) => {
-                let last = last.map(|last| format!(": {last}")).unwrap_or_default();
-                return self.failed(
-                    format!("not ready within {}{last}", process.settings.start_timeout),
-                    Event::Broke,
-                );
-            }
-        }
-        if let Holder::Foreign(pid) = process.tree.listener_on(process.target.port()) {
-            return self.port_taken(process, pid);
-        }
-        if let Some(settle) = process.settings.settle {
-            self.doing("settling");
-            if let Ok(exit) = timeout(settle.duration(), process.tree.exited()).await {
-                return self.exited(process, exit.ok()).await;
-            }
-        }
-        self.kept().ports_tried = 0;
-        self.instance.update(|board| board.cause = None);
-        log::info!(instance = self.name(), pid = process.tree.pid(), took_ms = born.elapsed().as_millis() as u64; "ready");
-        Event::Answers
-    }
-
     /// Until nobody uses it, or the time for that is over.
     pub(super) async fn drain(&self) -> Event {
-        let settings = self.instance.settings();
+        let settings = self.begun_with();
         self.doing("waiting for connections to end");
         let quiet = self.instance.until(|board| (board.open == 0).then_some(()));
         if timeout(settings.stop.drain.duration(), quiet).await.is_err() {
@@ -233,7 +179,7 @@ impl Work {
 
     /// The hook after the stop.
     pub(super) async fn finish(&self) -> Event {
-        let settings = self.instance.settings();
+        let settings = self.begun_with();
         if let Some(hook) = &settings.hooks.after_stop {
             self.doing("after_stop hook");
             if let Err(HookStop::Failed(error)) =
@@ -276,6 +222,8 @@ impl Work {
 
     /// The main process exited by itself.
     pub(super) async fn exited(&self, process: &mut Process, exit: Option<ExitStatus>) -> Event {
+        // Before anything is waited for: the number is free now.
+        self.instance.update(|board| board.pid = None);
         let last = process.last_line(&self.instance).await;
         let said = last.to_lowercase();
         let says_so = PORT_TAKEN_WORDS.iter().any(|words| said.contains(words));
@@ -292,7 +240,7 @@ impl Work {
         self.failed(cause, Event::Broke)
     }
 
-    fn port_taken(&self, process: &Process, holder: Option<i32>) -> Event {
+    pub(super) fn port_taken(&self, process: &Process, holder: Option<i32>) -> Event {
         let port = process.target.port();
         let holder = holder.map(|pid| format!(" by process {pid}")).unwrap_or_default();
         let cause = format!("port {port} was taken{holder}");
@@ -337,17 +285,6 @@ enum HookStop {
     CalledOff,
     /// For this reason.
     Failed(String),
-}
-
-/// Waits until a moment that may move on meanwhile.
-async fn passed(moment: &Mutex<Instant>) {
-    loop {
-        let until = *moment.lock().expect("no panic while locked");
-        if Instant::now() >= until {
-            return;
-        }
-        tokio::time::sleep_until(until).await;
-    }
 }
 
 /// A number in 0..1, so that what failed together is not tried again together.

@@ -10,6 +10,7 @@ mod health;
 mod jobs;
 mod process;
 mod said;
+mod start;
 pub mod state;
 mod stop;
 
@@ -20,6 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use mcp_daemon::addr::{Listen, Route};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -245,9 +248,13 @@ impl Instance {
         self.board().exit
     }
 
-    /// Its main process, while there is one.
-    pub fn pid(&self) -> Option<u32> {
-        self.board().pid
+    /// Hands a signal on to its main process. Not on its way out: there it has perhaps been waited for, and its number
+    /// may be somebody else's.
+    pub fn signal(&self, signal: Signal) {
+        let board = self.board();
+        if let Some(pid) = board.pid.filter(|_| board.state.keeps_process()) {
+            let _ = kill(Pid::from_raw(pid as i32), signal);
+        }
     }
 
     /// Whether it failed and is not on its way up just now.
@@ -372,3 +379,6 @@ fn why(rest: Rest) -> &'static str {
         Rest::Limit => "limit",
     }
 }
+
+#[cfg(test)]
+mod tests;

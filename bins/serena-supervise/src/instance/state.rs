@@ -191,6 +191,11 @@ impl State {
         matches!(self.phase, Starting | Probing | Ready | Degraded | Draining | Stopping | Killing)
     }
 
+    /// Whether it holds a process that nobody has asked to end.
+    pub fn keeps_process(self) -> bool {
+        matches!(self.phase, Phase::Probing | Phase::Ready | Phase::Degraded | Phase::Draining)
+    }
+
     /// Applies an event; the action, if any, replaces what is being done.
     pub fn on(self, event: Event) -> (State, Option<Action>) {
         match event {
@@ -212,8 +217,9 @@ impl State {
             Event::Answers if self.phase == Phase::Probing => {
                 State { half_open: false, ..self }.to(Phase::Ready, Action::Watch)
             }
-            Event::Worse if self.phase == Phase::Ready => self.to(Phase::Degraded, Action::Watch),
-            Event::Better if self.phase == Phase::Degraded => self.to(Phase::Ready, Action::Watch),
+            // The watch goes on: what it has counted so far is as true as before.
+            Event::Worse if self.phase == Phase::Ready => (State { phase: Phase::Degraded, ..self }, None),
+            Event::Better if self.phase == Phase::Degraded => (State { phase: Phase::Ready, ..self }, None),
             Event::Broke => self.broke(Trouble::Failed),
             Event::PortTaken => self.broke(Trouble::PortTaken),
             Event::Drained if self.phase == Phase::Draining => self.to(Phase::Stopping, Action::Stop),
@@ -336,6 +342,8 @@ impl State {
                 let goal = if self.phase == Phase::Draining { self.goal } else { Goal::Renew };
                 State { goal, ..self }.to(Phase::Stopping, Action::Stop)
             }
+            // One that has failed too often gets one try, not two.
+            Phase::Probing if self.half_open => self.broke(Trouble::Failed),
             _ => self.leave(Goal::Renew),
         }
     }

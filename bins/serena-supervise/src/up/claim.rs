@@ -10,6 +10,7 @@ use mcp_daemon::files::{self, Lock, LockError};
 use super::{PORT, Plan, SERENA, UpError};
 use crate::config::Settings;
 use crate::fleet::lock_path;
+use crate::ports;
 
 /// Ports that are tried, one after another.
 const PORTS: u16 = 100;
@@ -94,8 +95,12 @@ impl Plan {
     }
 }
 
-/// The address itself if it can be listened on now, with the port that the kernel chose for 0.
+/// The address itself if it can be listened on now, with a free port for 0.
 fn free(address: SocketAddr) -> std::io::Result<SocketAddr> {
+    if address.port() == 0 && address.ip() == Ipv4Addr::LOCALHOST {
+        // mcp-sessiond takes it in a moment, and no connection shall meanwhile.
+        return Ok(SocketAddr::new(address.ip(), ports::free_port()?));
+    }
     TcpListener::bind(address)?.local_addr()
 }
 

@@ -248,8 +248,15 @@ fn a_home_that_another_supervisor_has_is_refused_with_advice() {
     let line = machine.plan().claim().unwrap_err().to_string();
     let (process, home) = (std::process::id(), machine.path("home/.serena"));
     let expected =
-        format!("another serena-supervise (process {process}) has Serena's home, {};", home.display());
-    assert!(line.starts_with(&expected) && line.contains("set SERENA_HOME"), "{line}");
+        format!("another serena-supervise (process {process}) has Serena's home, {},", home.display());
+    assert!(line.starts_with(&expected) && line.contains("--home DIR"), "{line}");
+    // As it is told, by whichever way the directory is named.
+    for home in [machine.path("other"), "../other".into()] {
+        let wanted = Wanted { home: Some(home), ..Wanted::default() };
+        let plan = plan(&wanted, &machine.around()).unwrap();
+        assert_eq!(plan.config(address()).instances().unwrap()[1].1.home, Some(machine.path("other")));
+        ours(&plan);
+    }
 }
 
 #[test]

@@ -77,9 +77,37 @@ async fn a_sweep_empties_the_cgroups_of_the_dead_and_spares_those_of_the_living(
     let mut process = tokio::process::Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
     let pid = process.id().unwrap() as i32;
     std::fs::write(left.join("cgroup.procs"), pid.to_string()).unwrap();
-    assert_eq!(sweep(&[owner.to_owned()], Duration::from_secs(20)).await, [pid]);
+    assert_eq!(sweep(&[owner.to_owned()], Duration::from_secs(20)).await.ended, [pid]);
     assert!(!process.wait().await.unwrap().success());
     assert!(!left.exists() && living.path().exists() && other.path().exists());
+}
+
+#[tokio::test]
+async fn empty_cgroups_of_the_dead_go_with_the_next_start_of_anybody() {
+    let Some(ours) = cgroup(&owner()) else { return };
+    let mut gone = tokio::process::Command::new("true").spawn().unwrap();
+    let pid = gone.id().unwrap();
+    gone.wait().await.unwrap();
+    let made_by = |pid: u32, what: &str| {
+        let directory =
+            ours.path().with_file_name(format!("mcp-tree-{}-a.name-{pid}.{what}", &owner()[..16]));
+        std::fs::create_dir(&directory).unwrap();
+        directory
+    };
+    let (empty, living) = (made_by(pid, "empty"), made_by(std::process::id(), "living"));
+    let used = made_by(pid, "used");
+    for inner in [empty.join("in/ner"), used.join("inner")] {
+        std::fs::create_dir_all(inner).unwrap();
+    }
+    let mut process = tokio::process::Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
+    std::fs::write(used.join("cgroup.procs"), process.id().unwrap().to_string()).unwrap();
+    let other = cgroup(&owner());
+    assert!(other.is_some() && !empty.exists(), "{empty:?}");
+    assert!(living.exists() && used.join("inner").exists());
+    process.kill().await.unwrap();
+    for directory in [living, used.join("inner"), used] {
+        std::fs::remove_dir(directory).unwrap();
+    }
 }
 
 #[test]

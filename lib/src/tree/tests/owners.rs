@@ -78,7 +78,7 @@ async fn a_supervisor_in_a_process_of_its_own() {
     let environment = procfs::environment(tree.pid() as i32);
     println!("tags={}", tag::tags_in(&environment).collect::<Vec<_>>().join(","));
     if kind == "sweeps" {
-        println!("swept={}", joined(&sweep(&[outer(owner)], Duration::from_millis(20)).await));
+        println!("swept={}", joined(&sweep(&[outer(owner)], Duration::from_millis(20)).await.ended));
         println!("spared={}", server.iter().all(|pid| is_alive(*pid)));
     }
     // Until the test is over, however it ends.
@@ -103,7 +103,7 @@ async fn end_blindly() {
     let held =
         exists(child) && tree.members() == [tree.pid() as i32] && tree.listener_on(1) == Holder::Unknown;
     println!("held={held}");
-    println!("swept={}", sweep(&["x".to_owned()], Duration::from_millis(10)).await.len());
+    println!("swept={}", sweep(&["x".to_owned()], Duration::from_millis(10)).await.ended.len());
     let ended = tree.stop(Duration::from_millis(10)).await;
     println!("ended={}", ended.left.is_empty() && ended.status.is_some() && !exists(child));
 }
@@ -126,33 +126,42 @@ async fn without_a_proc_of_its_own_pid_namespace_a_tree_is_the_group_of_its_root
 #[tokio::test]
 async fn what_a_killed_supervisor_left_is_found_by_its_owner_and_nothing_else_is() {
     let (one, two) = (random_id(), random_id());
-    let script =
-        format!("{KEEP_INPUT}; {} & {} & wait", supervisor("waits", &one), supervisor("waits", &two));
-    let (mut shell, _stdin, mut lines) = stranger(&script, None);
     let mut left = Vec::new();
-    for _ in 0..2 {
+    let mut shells = Vec::new();
+    for owner in [&one, &two] {
+        // Each with an output of its own, or the lines of the two would mix.
+        let script = format!("{KEEP_INPUT}; {} & wait", supervisor("waits", owner));
+        let (shell, stdin, mut lines) = stranger(&script, None);
+        shells.push((shell, stdin));
         let us = numbers(&mut lines, "us").await[0];
         let server = numbers(&mut lines, "server").await;
         let tags = word(&mut lines, "tags").await;
         kill9(us);
-        left.push((tags, server));
+        assert!(tag::is_of(&tags, &tag::owner_digest(owner)), "{tags}");
+        left.push(server);
     }
-    left.sort_by_key(|(tags, _)| !tag::is_of(tags, &tag::owner_digest(&one)));
-    let [(_, ones), (_, twos)] = &left[..] else { panic!("two supervisors") };
+    let [ones, twos] = &left[..] else { panic!("two supervisors") };
     let (mut living, _in, mut living_lines) = start_as(owned(&one)).await;
     let living_root = pid(&mut living_lines).await;
     assert!(ones.iter().chain(twos).all(|pid| is_alive(*pid)));
+    // Without time to end them, nobody is said to be gone.
+    let given_up = sweep::sweep(&[one.to_owned()], Duration::ZERO, Duration::ZERO).await;
+    assert!(given_up.ended.is_empty() && ones.iter().all(|pid| given_up.left.contains(pid)), "{given_up:?}");
     let swept = sweep(&[one.to_owned()], Duration::from_millis(50)).await;
+    assert_eq!(swept.left, [0; 0]);
+    let swept = swept.ended;
     for one in ones {
         assert!(swept.contains(one) && !is_alive(*one), "{one} of {ones:?}, swept {swept:?}");
     }
     assert!(!swept.iter().any(|pid| twos.contains(pid)) && twos.iter().all(|pid| is_alive(*pid)));
     assert!(is_alive(living_root), "a living tree is spared, whoever its owner is");
-    assert_eq!(sweep(&[one.to_owned()], Duration::from_millis(50)).await, [0; 0]);
+    assert_eq!(sweep(&[one.to_owned()], Duration::from_millis(50)).await, Swept::default());
     sweep(&[two.to_owned()], Duration::ZERO).await;
     assert!(!twos.iter().any(|pid| is_alive(*pid)));
     living.stop(Duration::ZERO).await;
-    shell.wait().await.unwrap();
+    for (mut shell, _stdin) in shells {
+        shell.wait().await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -146,6 +146,16 @@ fn the_one_try_of_a_failed_instance_ends_in_failed_or_clears_its_name() {
 }
 
 #[test]
+fn one_that_needs_too_much_before_it_is_ready_is_renewed_but_for_the_one_try_of_a_failed_one() {
+    let (state, action) = after(&READY[..3]).on(Event::RenewNow);
+    assert_eq!((state.phase(), action), (Phase::Stopping, Some(Action::Stop)));
+    let tried =
+        [Event::Broke, Event::Empty, Event::TooMany, Event::PauseOver, Event::Prepared, Event::Started];
+    let (state, action) = after_ready(&tried).on(Event::RenewNow).0.on(Event::Empty);
+    assert_eq!((state.phase(), action), (Phase::Failed, Some(Action::PauseLong)));
+}
+
+#[test]
 fn what_ran_before_a_failure_still_gets_its_hook_when_it_is_to_rest() {
     let (state, action) = after_ready(&[Event::Broke, Event::Empty]).on(Event::Rest(Rest::Asked));
     assert_eq!((state.phase(), action), (Phase::Finishing, Some(Action::Finish)));
@@ -168,6 +178,14 @@ fn who_came_back_from_failed_is_as_good_as_any_other() {
     let ready = [Event::Started, Event::Answers, Event::Broke];
     let broken = ready.iter().fold(after_ready(&back), |state, event| state.on(*event).0);
     assert_eq!(broken.on(Event::Empty).0.phase(), Phase::Backoff);
+}
+
+#[test]
+fn a_language_server_that_comes_and_goes_does_not_begin_the_watch_again() {
+    let (worse, action) = after(&READY).on(Event::Worse);
+    assert_eq!((worse.phase(), action), (Phase::Degraded, None));
+    let (better, action) = worse.on(Event::Better);
+    assert_eq!((better.phase(), action), (Phase::Ready, None));
 }
 
 #[test]
