@@ -332,7 +332,7 @@ pub async fn resume(
     let flight = call.session.upstream.enter(engine);
     let mut request = Request::new(bytes::Bytes::new());
     *request.method_mut() = Method::GET;
-    *request.headers_mut() = call.headers.clone();
+    *request.headers_mut() = call.headers.to_map();
     let headers = request.headers_mut();
     live.mark(headers);
     headers.remove(header::CONTENT_TYPE);
