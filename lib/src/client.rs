@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::Full;
-use hyper::client::conn::http1;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 
 use crate::addr::Endpoint;
@@ -68,20 +69,30 @@ impl Client {
 
     /// Sends a request over a pooled or new connection and waits for the head of the answer. The request's URI is set
     /// from the endpoint, and its `Host` if it has none; its other headers stay as they are.
-    pub async fn send(&self, to: &Endpoint, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
+    ///
+    /// Not an `async fn`: that would keep room for the request twice, and every call would have to carry it.
+    pub fn send(
+        &self,
+        to: &Endpoint,
+        request: Request<Bytes>,
+    ) -> impl Future<Output = Result<Response<Body>, SendError>> + Send + use<'_> {
         let mut request = prepare(to, request);
-        while let Some(sender) = self.pool.take(to) {
-            if !sender.is_usable().await {
-                continue;
+        let to = to.clone();
+        async move {
+            while let Some(mut sender) = self.pool.take(&to) {
+                if !sender.is_usable().await {
+                    continue;
+                }
+                let sent = sender.send(request).await;
+                match answered(sent, sender, &to, Some(&self.pool))? {
+                    Ok(answer) => return Ok(answer),
+                    // That connection died while it was idle.
+                    Err(Unwritten { back, .. }) => request = back,
+                }
             }
-            match send(sender, request, to, Some(&self.pool)).await? {
-                Ok(answer) => return Ok(answer),
-                // That connection died while it was idle.
-                Err(Unwritten { back, .. }) => request = back,
-            }
+            // Boxed: connecting is rare, and takes more room than all the rest.
+            Box::pin(self.send_on(&to, request, Some(&self.pool))).await
         }
-        // Boxed: connecting is rare, and takes more room than all the rest.
-        Box::pin(self.send_on(to, request, Some(&self.pool))).await
     }
 
     /// The same over a connection of its own, which is closed after the answer: for probes, which ask whether the
@@ -109,8 +120,9 @@ impl Client {
                 log::debug!(error:% = error; "upstream connection ended");
             }
         });
-        let sent = send(Sender::new(sender, socket), request, to, pool).await?;
-        sent.map_err(|Unwritten { why, .. }| SendError::NotSent(why.into()))
+        let mut sender = Sender::new(sender, socket);
+        let sent = sender.send(request).await;
+        answered(sent, sender, to, pool)?.map_err(|Unwritten { why, .. }| SendError::NotSent(why.into()))
     }
 }
 
@@ -128,13 +140,14 @@ struct Unwritten {
     why: hyper::Error,
 }
 
-async fn send(
-    mut sender: Sender,
-    request: Request<Full<Bytes>>,
+/// What came of sending a request over `sender`, which the answer's body gives back to `pool`.
+fn answered(
+    sent: Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>>,
+    sender: Sender,
     to: &Endpoint,
     pool: Option<&Arc<Pool>>,
 ) -> Result<Result<Response<Body>, Unwritten>, SendError> {
-    match sender.send(request).await {
+    match sent {
         Ok(answer) => Ok(Ok(answer.map(|body| Body::Leased(Leased::new(body, sender, to, pool))))),
         Err(mut error) => match error.take_message() {
             Some(back) => Ok(Err(Unwritten { back, why: error.into_error() })),

@@ -4,6 +4,7 @@
 //! connection that died while it was idle never makes a request's fate unknown. And it costs a call less.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, Weak};
@@ -75,9 +76,27 @@ pub(crate) struct Pool {
 #[derive(Debug, Default)]
 struct State {
     /// The one used last is at the end.
-    idle: HashMap<Endpoint, Vec<(Instant, Sender)>>,
+    idle: HashMap<Endpoint, Vec<(Instant, Sender)>, BuildHasherDefault<AsItIs>>,
     /// Whether a task closes what is idle for too long.
     is_swept: bool,
+}
+
+/// The hash of an [`Endpoint`] is a keyed digest already, worked out once.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("an endpoint writes its digest alone");
+    }
+
+    fn write_u64(&mut self, digest: u64) {
+        self.0 = digest;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Pool {

@@ -141,7 +141,10 @@ async fn the_bound_on_time_is_named_whatever_the_client_takes() {
     let streaming = Client::connect(&sessiond.url()).await.unwrap();
     server.stop().await;
     let mut events = streaming.open_post(&call_message(json!("mine"), "count")).await.unwrap();
-    assert_names(&plain.call("count", json!({})).await.unwrap_err(), "limits.parked_time");
+    let refusal = plain.call("count", json!({})).await.unwrap_err();
+    assert_names(&refusal, "limits.parked_time");
+    // And the reason that an operator would look for.
+    assert!(refusal.message().contains("still away (Connection refused"), "{}", refusal.message());
     // This one was told to wait first.
     let event = events.next_event().await.unwrap();
     let error = event.message().unwrap();

@@ -38,14 +38,13 @@ impl HttpBack {
         self.fixed.is_none()
     }
 
-    /// See [`super::Back::send`].
-    pub async fn send(
+    /// See [`super::Back::send`]; `to` is an [`HttpBack::endpoint`].
+    pub fn send(
         &self,
-        route: Option<&Route>,
+        to: &Endpoint,
         request: Request<Bytes>,
-    ) -> Result<Response<Body>, SendError> {
-        let endpoint = self.endpoint(route)?;
-        self.client.send(&endpoint, request).await
+    ) -> impl Future<Output = Result<Response<Body>, SendError>> + Send + use<'_> {
+        self.client.send(to, request)
     }
 
     /// See [`super::Back::send_on_new_connection`].
@@ -58,7 +57,8 @@ impl HttpBack {
         self.client.send_on_new_connection(&endpoint, request).await
     }
 
-    fn endpoint(&self, route: Option<&Route>) -> Result<Endpoint, SendError> {
+    /// Where a route leads.
+    pub fn endpoint(&self, route: Option<&Route>) -> Result<Endpoint, SendError> {
         if let Some(fixed) = &self.fixed {
             return Ok(fixed.clone());
         }

@@ -29,7 +29,10 @@ impl Back {
     ) -> Result<Response<Body>, SendError> {
         match self {
             Back::Exec(back) => Box::pin(back.send(route, request)).await,
-            Back::Http(back) => back.send(route, request).await,
+            Back::Http(back) => {
+                let to = back.endpoint(route)?;
+                back.send(&to, request).await
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! The HTTP front: paths, `Host` and `Origin` on TCP (DNS rebinding), sizes and patience; then the engine.
 
+use std::future::ready;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -18,21 +20,29 @@ use crate::session::headers::{ROUTE, SUBJECT};
 use crate::session::reply;
 
 /// Answers one HTTP request.
-pub async fn answer(engine: Arc<Engine>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+///
+/// Boxed as a whole: a connection keeps room for what this returns for as long as it is open.
+pub fn answer(
+    engine: Arc<Engine>,
+    request: Request<Incoming>,
+    peer: Peer,
+) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
     let (head, body) = request.into_parts();
-    let caller = match admit(&engine.config(), &head, peer) {
+    let admitted = admit(&engine.config(), &head, peer);
+    let caller = match admitted {
         Ok(caller) => caller,
-        Err(refusal) => return refusal,
+        Err(refusal) => return Box::pin(ready(refusal)),
     };
-    let body = match head.method {
-        Method::POST => match read(&engine.config(), body).await {
-            Ok(body) => body,
-            Err(refusal) => return refusal,
-        },
-        _ => Bytes::new(),
-    };
-    // Boxed, because a connection keeps room for this future for as long as it is open.
-    Box::pin(engine.handle(caller, Request::from_parts(head, body))).await
+    Box::pin(async move {
+        let body = match head.method {
+            Method::POST => match read(&engine.config(), body).await {
+                Ok(body) => body,
+                Err(refusal) => return refusal,
+            },
+            _ => Bytes::new(),
+        };
+        engine.handle(caller, Request::from_parts(head, body)).await
+    })
 }
 
 /// Lets a request in, and says whose it is.
@@ -113,7 +123,9 @@ fn check_origin(config: &Config, headers: &HeaderMap) -> Result<(), Response<Bod
 
 /// `host` without its port.
 fn name_of(host: &str) -> &str {
-    let port = host.rsplit_once(':').filter(|(name, port)| {
+    let colon = host.bytes().rposition(|byte| byte == b':');
+    let parts = colon.map(|colon| (&host[..colon], &host[colon + 1..]));
+    let port = parts.filter(|(name, port)| {
         port.bytes().all(|byte| byte.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']'))
     });
     port.map_or(host, |(name, _)| name)

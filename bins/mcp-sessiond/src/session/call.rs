@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::collect::{Chain, collect};
 use super::engine::Engine;
+use super::headers::Kept;
 use super::heal::{self, Asked};
 use super::learn::learn;
 use super::park::park;
@@ -45,7 +46,7 @@ pub struct Call {
     /// The message, byte for byte.
     pub body: Bytes,
     /// The headers that go upstream, without those of the session; kept for another try.
-    pub headers: HeaderMap,
+    pub headers: Kept,
     /// Whether the client takes a stream for an answer.
     pub takes_stream: bool,
 }
@@ -77,13 +78,15 @@ pub enum Outcome {
 
 /// Carries a request to its answer; `headers` are those of `call`, for the first try.
 pub async fn run(engine: &Arc<Engine>, call: Arc<Call>, headers: HeaderMap) -> Response<Body> {
-    let first = match call.session.begin(engine, &call.headers) {
-        Some(live) => match try_once(engine, &call, headers, &live, Progress::default()).await {
+    let live = call.session.begin(engine, &headers);
+    let outcome = match &live {
+        Some(live) => match try_once(engine, &call, headers, live, Progress::default()).await {
             Outcome::Answer(answer) => return answer,
-            outcome => Some((live, outcome)),
+            outcome => Some(outcome),
         },
         None => None,
     };
+    let first = live.zip(outcome);
     let mut mending = Box::pin(mend(engine.clone(), call.clone(), Progress::default(), first));
     if !call.takes_stream {
         return mending.await;
@@ -112,7 +115,7 @@ pub async fn mend(
             Ok(live) => live,
             Err(answer) => return answer,
         };
-        let outcome = try_once(&engine, &call, call.headers.clone(), &live, progress).await;
+        let outcome = try_once(&engine, &call, call.headers.to_map(), &live, progress).await;
         tried = Some((live, outcome));
     }
 }
@@ -206,20 +209,20 @@ async fn try_once(
     let lost = |flavour, did_not_run| Outcome::Lost { flavour, did_not_run };
     let answer = tokio::select! {
         biased;
-        answer = engine.back.send(upstream.route.as_ref(), request) => answer,
+        answer = engine.back.send(upstream.route.as_ref(), request) => match answer {
+            Ok(answer) => answer,
+            Err(SendError::NotSent(error)) => {
+                log::debug!(session = call.session.key.short(), error:% = error; "upstream not reached");
+                return lost(Flavour::Refused, true);
+            }
+            Err(SendError::Broken(error)) => {
+                log::debug!(session = call.session.key.short(), error:% = error; "upstream connection broke");
+                return lost(Flavour::Broken, false);
+            }
+        },
         () = &mut hung => return lost(Flavour::Hang, false),
     };
-    match answer {
-        Ok(answer) => receive(engine, call, live, answer, flight, hung, progress).await,
-        Err(SendError::NotSent(error)) => {
-            log::debug!(session = call.session.key.short(), error:% = error; "upstream not reached");
-            lost(Flavour::Refused, true)
-        }
-        Err(SendError::Broken(error)) => {
-            log::debug!(session = call.session.key.short(), error:% = error; "upstream connection broke");
-            lost(Flavour::Broken, false)
-        }
-    }
+    receive(engine, call, live, answer, flight, hung, progress).await
 }
 
 /// An upstream POST with the session's own headers.
@@ -256,7 +259,7 @@ async fn receive(
     let (mut head, body) = answer.into_parts();
     if head.status.is_success() && reply::is_stream(&head.headers) {
         reply::outward(&mut head.headers);
-        let body = Chain::look_ahead(body).await;
+        let body = Box::pin(Chain::look_ahead(body)).await;
         let stream = CallStream::new(engine.clone(), call.clone(), live.clone(), body, flight, progress);
         if !call.takes_stream {
             // Its answer alone; what the server says besides has nowhere to go.
@@ -268,7 +271,11 @@ async fn receive(
         reply::unbuffered(&mut head.headers);
         return Outcome::Answer(Response::from_parts(head, Body::stream(stream)));
     }
-    let bound = if head.status.is_success() { engine.config().limits.answer.bytes() } else { ERROR_BODY };
+    let (bound, teaches) = {
+        let settings = engine.config();
+        let bound = if head.status.is_success() { settings.limits.answer.bytes() } else { ERROR_BODY };
+        (bound, call.teaches(&settings))
+    };
     let collected = tokio::select! {
         biased;
         collected = collect(body, bound) => collected,
@@ -281,7 +288,7 @@ async fn receive(
     flight.heard();
     reply::outward(&mut head.headers);
     if head.status == StatusCode::OK && whole.glance() != Some(Glance::Error) {
-        if call.teaches(engine)
+        if teaches
             && let Some(body) = whole.joined()
             && let Some(saved) = learn(engine, call, &body)
         {

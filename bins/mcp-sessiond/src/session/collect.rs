@@ -17,29 +17,36 @@ const TURNS: usize = 3;
 
 /// A body that was read until its end or until a bound.
 pub struct Collected {
-    chunks: VecDeque<Bytes>,
+    /// Most bodies are one chunk: that one needs no list.
+    first: Bytes,
+    more: VecDeque<Bytes>,
     rest: Option<Body>,
 }
 
 /// Reads `body` up to `bound` bytes, without copying.
 pub async fn collect(mut body: Body, bound: usize) -> Result<Collected, Flavour> {
-    let mut chunks = VecDeque::new();
-    let mut size = 0;
-    while let Some(frame) = body.frame().await {
+    let (mut first, mut more, mut size) = (Bytes::new(), VecDeque::new(), 0);
+    // What says that it is at its end need not be asked once more.
+    while !body.is_end_stream() {
+        let Some(frame) = body.frame().await else { break };
         let Ok(chunk) = frame.map_err(|_broken| Flavour::Broken)?.into_data() else { continue };
         size += chunk.len();
-        chunks.push_back(chunk);
+        if first.is_empty() {
+            first = chunk;
+        } else {
+            more.push_back(chunk);
+        }
         if size > bound {
-            return Ok(Collected { chunks, rest: Some(body) });
+            return Ok(Collected { first, more, rest: Some(body) });
         }
     }
-    Ok(Collected { chunks, rest: None })
+    Ok(Collected { first, more, rest: None })
 }
 
 impl Collected {
     /// What the beginning of it says it is.
     pub fn glance(&self) -> Option<Glance> {
-        mcp::glance(self.chunks.front()?)
+        mcp::glance(&self.first)
     }
 
     /// All of it in one piece; `None` if it went beyond the bound.
@@ -47,19 +54,21 @@ impl Collected {
         if self.rest.is_some() {
             return None;
         }
-        match self.chunks.len() {
-            0 => Some(Bytes::new()),
-            1 => self.chunks.front().cloned(),
-            _ => Some(self.chunks.iter().flatten().copied().collect()),
+        if self.more.is_empty() {
+            return Some(self.first.clone());
         }
+        Some(self.first.iter().chain(self.more.iter().flatten()).copied().collect())
     }
 
     /// As a body again.
     pub fn into_body(mut self) -> Body {
+        if self.rest.is_none() && self.more.is_empty() {
+            return Body::from(self.first);
+        }
+        self.more.push_front(self.first);
         match self.rest {
-            None if self.chunks.len() <= 1 => Body::Full(self.chunks.pop_front()),
-            None => Body::Chunks(self.chunks),
-            Some(rest) => Body::stream(Chain::new(self.chunks, Rest::Body(rest))),
+            None => Body::Chunks(self.more),
+            Some(rest) => Body::stream(Chain::new(self.more, Rest::Body(rest))),
         }
     }
 }
@@ -88,6 +97,9 @@ impl Chain {
 
     /// Takes what has come of `body`, without waiting for any of it: most answers are one event that comes with its head,
     /// and what is known whole leaves in one write.
+    ///
+    /// That is all that depends on it. Whoever polls the answer for another reason ends a `yield_now` early, before the
+    /// event loop had its turn; then less is found here, and what comes later is read from `rest` as it comes.
     pub async fn look_ahead(mut body: Body) -> Self {
         let mut first = VecDeque::new();
         for _ in 0..TURNS {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request};
 use mcp_daemon::addr::Route;
 use mcp_daemon::body::Body;
 use mcp_daemon::life::Life;
@@ -14,7 +14,7 @@ use memchr::memmem::Finder;
 use tokio::time::Instant;
 
 use super::call::{self, Call};
-use super::headers::takes_stream;
+use super::headers::{Kept, takes_stream};
 use super::memory::Replay;
 use super::parking::Parking;
 use super::state::{Action, Death, Event, Generation, State};
@@ -152,91 +152,97 @@ impl Engine {
     }
 
     /// Answers one request of a client. The front has checked path, `Host`, `Origin` and sizes.
-    pub async fn handle(self: &Arc<Self>, caller: Caller, request: Request<Bytes>) -> Response<Body> {
-        let began = Instant::now();
-        let (head, body) = request.into_parts();
-        if caller.route.is_none() && self.back.needs_route() {
-            return reply::refused(
-                StatusCode::BAD_REQUEST,
-                "null",
-                mcp::INVALID_REQUEST,
-                "Mcp-Route is missing, and the upstream has {route}",
-            );
-        }
-        let answer = match head.method {
-            Method::POST => self.post(caller, head.headers, body).await,
-            Method::GET => self.get(caller, &head.headers).await,
-            Method::DELETE => self.delete(caller, &head.headers).await,
-            _ => {
-                let mut answer = reply::refused(
-                    StatusCode::METHOD_NOT_ALLOWED,
+    pub fn handle(
+        self: &Arc<Self>,
+        caller: Caller,
+        request: Request<Bytes>,
+    ) -> impl Future<Output = Response<Body>> + Send + use<'_> {
+        // Of the head only what is asked for below, so that this future stays small.
+        let (request::Parts { method, headers, .. }, body) = request.into_parts();
+        async move {
+            let began = Instant::now();
+            if caller.route.is_none() && self.back.needs_route() {
+                return reply::refused(
+                    StatusCode::BAD_REQUEST,
                     "null",
                     mcp::INVALID_REQUEST,
-                    "Method Not Allowed: use POST, GET or DELETE",
+                    "Mcp-Route is missing, and the upstream has {route}",
                 );
-                answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST, DELETE"));
-                answer
             }
-        };
-        self.metrics.answered(began.elapsed());
-        answer
+            let answer = match method {
+                Method::POST => self.post(caller, headers, body).await,
+                Method::GET => self.get(caller, &headers).await,
+                Method::DELETE => self.delete(caller, &headers).await,
+                _ => {
+                    let mut answer = reply::refused(
+                        StatusCode::METHOD_NOT_ALLOWED,
+                        "null",
+                        mcp::INVALID_REQUEST,
+                        "Method Not Allowed: use POST, GET or DELETE",
+                    );
+                    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST, DELETE"));
+                    answer
+                }
+            };
+            self.metrics.answered(began.elapsed());
+            answer
+        }
     }
 
     /// What every call goes through: the ways that few take are boxed, so that this future stays small.
     async fn post(self: &Arc<Self>, caller: Caller, mut headers: HeaderMap, body: Bytes) -> Response<Body> {
-        let envelope = match Envelope::parse(&body) {
-            Ok(envelope) => envelope,
-            Err(malformed) => {
-                return reply::refused(
-                    StatusCode::BAD_REQUEST,
-                    "null",
-                    malformed.code(),
-                    &malformed.to_string(),
-                );
+        // A block of its own: what only tells where a message goes is not kept until its answer comes.
+        let (id, method, takes_stream, session) = {
+            let envelope = match Envelope::parse(&body) {
+                Ok(envelope) => envelope,
+                Err(malformed) => {
+                    return reply::refused(
+                        StatusCode::BAD_REQUEST,
+                        "null",
+                        malformed.code(),
+                        &malformed.to_string(),
+                    );
+                }
+            };
+            let kind = envelope.kind().unwrap_or(Kind::Notification);
+            let version = headers.get(mcp::VERSION).and_then(|version| version.to_str().ok());
+            let modern = mcp::is_modern(version, Some(&envelope));
+            let session_id = headers.remove(mcp::SESSION);
+            let takes_stream = takes_stream(&headers);
+            self.inward(&mut headers);
+            if modern && session_id.is_none() {
+                return Box::pin(modern::pass(self, &caller, &envelope, &body, &headers)).await;
+            }
+            let id = envelope.id.map_or("null", serde_json::value::RawValue::get);
+            if envelope.method() == "initialize" && kind == Kind::Request {
+                let headers = Arc::new(headers);
+                return Box::pin(open::open(self, &caller, &envelope, body.clone(), headers, takes_stream))
+                    .await;
+            }
+            let session = match &session_id {
+                Some(session_id) => match self.find_or_adopt(&caller, session_id, kind, &headers).await {
+                    Some(session) => session,
+                    None => return reply::not_found(),
+                },
+                None if self.config().session_from == SessionFrom::Subject => {
+                    Box::pin(open::hidden(self, &caller, &headers)).await
+                }
+                None => return open::without_id(id),
+            };
+            match kind {
+                Kind::Request => (id.into(), envelope.method().into(), takes_stream, session),
+                Kind::Notification => {
+                    return Box::pin(messages::notify(self, &session, &envelope, body.clone(), headers))
+                        .await;
+                }
+                Kind::Response => {
+                    return Box::pin(messages::answer(self, &session, &envelope, &body, headers)).await;
+                }
             }
         };
-        let kind = envelope.kind().unwrap_or(Kind::Notification);
-        let version = headers.get(mcp::VERSION).and_then(|version| version.to_str().ok());
-        let modern = mcp::is_modern(version, Some(&envelope));
-        let session_id = headers.remove(mcp::SESSION);
-        let takes_stream = takes_stream(&headers);
-        self.inward(&mut headers);
-        if modern && session_id.is_none() {
-            return Box::pin(modern::pass(self, &caller, &envelope, &body, &headers)).await;
-        }
-        let id = envelope.id.map_or("null", serde_json::value::RawValue::get);
-        if envelope.method() == "initialize" && kind == Kind::Request {
-            let headers = Arc::new(headers);
-            return Box::pin(open::open(self, &caller, &envelope, body.clone(), headers, takes_stream)).await;
-        }
-        let session = match &session_id {
-            Some(session_id) => match self.find_or_adopt(&caller, session_id, kind, &headers).await {
-                Some(session) => session,
-                None => return reply::not_found(),
-            },
-            None if self.config().session_from == SessionFrom::Subject => {
-                Box::pin(open::hidden(self, &caller, &headers)).await
-            }
-            None => return open::without_id(id),
-        };
-        match kind {
-            Kind::Request => {
-                let call = Call {
-                    id: id.into(),
-                    method: envelope.method().into(),
-                    body: body.clone(),
-                    headers: headers.clone(),
-                    takes_stream,
-                    session,
-                };
-                // What came leaves: it has room for the session's headers, which a copy would have to grow for.
-                call::run(self, Arc::new(call), headers).await
-            }
-            Kind::Notification => {
-                Box::pin(messages::notify(self, &session, &envelope, body.clone(), headers)).await
-            }
-            Kind::Response => Box::pin(messages::answer(self, &session, &envelope, &body, headers)).await,
-        }
+        // What came leaves: it has room for the session's headers, which a copy would have to grow for.
+        let call = Call { session, id, method, body, headers: Kept::of(&headers), takes_stream };
+        call::run(self, Arc::new(call), headers).await
     }
 
     /// The client's stream for what the server says unasked, or the rest of an earlier stream.

@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::engine::Engine;
+use crate::mcp;
 
 /// The authenticated identity, believed on trusted listeners only.
 pub const SUBJECT: &str = "mcp-auth-subject";
@@ -10,6 +11,24 @@ pub const SUBJECT: &str = "mcp-auth-subject";
 pub const ROUTE: &str = "mcp-route";
 /// The header that says what a client takes, in the form every server accepts.
 pub const ACCEPT_BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
+
+/// The headers of a call, kept for another try: a list, because few calls need one, and a second map costs all of them.
+pub struct Kept(Vec<(HeaderName, HeaderValue)>);
+
+impl Kept {
+    /// A copy of `headers`, without the version: each try says that anew.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut kept = Vec::with_capacity(headers.len());
+        let copied = headers.iter().filter(|(name, _)| **name != mcp::VERSION);
+        kept.extend(copied.map(|(name, value)| (name.clone(), value.clone())));
+        Self(kept)
+    }
+
+    /// The headers again.
+    pub fn to_map(&self) -> HeaderMap {
+        self.0.iter().cloned().collect()
+    }
+}
 
 impl Engine {
     /// Makes a client's headers fit for the upstream: without what belongs to the connection, the session and the

@@ -81,6 +81,7 @@ async fn heal(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, fl
                 engine.metrics.healed(flavour, began.elapsed());
                 let outcome = if event == Event::Kept { "kept" } else { "renewed" };
                 log::info!(session = session.key.short(), route = session.upstream.name(), flavour = flavour.as_str(), outcome, attempts, took_ms; "session healed");
+                session.lock().failure = None;
                 engine.apply(session, event, flavour);
                 listen::ensure(engine, session);
                 tell_changed_roots(engine, session).await;
@@ -92,6 +93,7 @@ async fn heal(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, fl
             Err(error) => error,
         };
         log::debug!(session = session.key.short(), attempts, error:% = error; "attempt to heal failed");
+        session.lock().failure = Some(error.to_string().into());
         match &error {
             TalkError::OtherVersion(_) => {
                 log::warn!(session = session.key.short(), error:% = error; "session ended, the server does not speak its version any more");
@@ -114,7 +116,7 @@ async fn heal(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, fl
     };
     engine.metrics.failed_heals.inc();
     log::warn!(session = session.key.short(), route = session.upstream.name(), attempts, error:% = why; "session not healed, the next request tries again");
-    session.gave_up(&why.to_string());
+    session.lock().failures += 1;
     engine.apply(session, Event::GaveUp, flavour);
 }
 
@@ -332,7 +334,7 @@ pub async fn resume(
     let flight = call.session.upstream.enter(engine);
     let mut request = Request::new(bytes::Bytes::new());
     *request.method_mut() = Method::GET;
-    *request.headers_mut() = call.headers.clone();
+    *request.headers_mut() = call.headers.to_map();
     let headers = request.headers_mut();
     live.mark(headers);
     headers.remove(header::CONTENT_TYPE);
@@ -358,12 +360,6 @@ impl Session {
 
     fn has_parked(&self) -> bool {
         self.lock().streams.as_ref().is_some_and(|streams| !streams.parked.is_empty())
-    }
-
-    fn gave_up(&self, why: &str) {
-        let mut inner = self.lock();
-        inner.failures += 1;
-        inner.failure = Some(why.into());
     }
 }
 

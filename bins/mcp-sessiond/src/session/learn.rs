@@ -3,18 +3,17 @@
 use serde_json::value::RawValue;
 
 use super::call::Call;
-use super::engine::Engine;
+use super::engine::{Engine, Settings};
 use super::resend;
 use super::store::Saved;
 use crate::mcp::Envelope;
 
 impl Call {
     /// Whether its answer changes what the session remembers.
-    pub fn teaches(&self, engine: &Engine) -> bool {
+    pub fn teaches(&self, settings: &Settings) -> bool {
         match &*self.method {
             "tools/list" | "logging/setLevel" | "resources/subscribe" | "resources/unsubscribe" => true,
             "tools/call" => {
-                let settings = engine.config();
                 let mut named = settings.replay_tools_in(&self.body).peekable();
                 named.peek().is_some() && self.tool().is_some_and(|tool| named.any(|name| *name == *tool))
             }

@@ -125,7 +125,7 @@ pub struct Inner {
     saved: Instant,
     /// Heals that failed, so that a parked request can tell the one it waited for.
     failures: u64,
-    /// Why the last heal failed.
+    /// Why the last attempt to heal failed, until one succeeds.
     failure: Option<Arc<str>>,
     /// A client's `roots/list_changed` that came while nobody could take it.
     roots_changed: bool,

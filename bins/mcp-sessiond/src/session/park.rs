@@ -65,7 +65,8 @@ pub async fn park(
             () = parked.cancelled.notified() => return Err(reply::failed(&call.id, "cancelled before it was sent")),
             () = tokio::time::sleep_until(leaving.unwrap_or(deadline)) => {
                 let waited = if leaving.is_some() { "mcp-sessiond is stopping" } else { "limits.parked_time is reached" };
-                return Err(reply::failed(&call.id, &format!("the server is still away and {waited}; this call did not run, try again")));
+                let why = session.lock().failure.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
+                return Err(reply::failed(&call.id, &format!("the server is still away{why} and {waited}; this call did not run, try again")));
             }
             // Half of the grace is for the server to come back, the rest for the answer.
             () = engine.life.draining(), if leaving.is_none() => {

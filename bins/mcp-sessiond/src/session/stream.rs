@@ -337,7 +337,7 @@ impl Pump {
                 }
                 Verdict::Answer | Verdict::NotForwarded => Some(self.answer(bare(block))),
             },
-            Some(Glance::Result) if self.call.teaches(&self.engine) => {
+            Some(Glance::Result) if self.call.teaches(&self.engine.config()) => {
                 let saved = learn(&self.engine, &self.call, &data);
                 let event = self.answer(bare(block));
                 match (saved, std::mem::replace(&mut self.source, Source::Done)) {
