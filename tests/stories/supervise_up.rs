@@ -140,6 +140,27 @@ async fn one_command_serves_the_project_and_ctrl_c_stops_it_all() {
 }
 
 #[tokio::test]
+async fn a_home_that_is_gone_comes_back_with_the_next_up() {
+    let around = surroundings();
+    let home = around.path().join("home/.serena");
+    fs::create_dir(&home).unwrap();
+    for text in ["before", "after"] {
+        let mut up = Up::start(&around, ANYWHERE);
+        up.url().await;
+        // What is written last is in the snapshot that is taken when everything else has ended.
+        fs::write(home.join("memory.md"), text).unwrap();
+        up.signal(Signal::SIGTERM);
+        assert_eq!(up.end().await, 0);
+        fs::remove_dir_all(&home).unwrap();
+        let mut up = Up::start(&around, ANYWHERE);
+        up.url().await;
+        assert_eq!(fs::read_to_string(home.join("memory.md")).unwrap(), text);
+        up.signal(Signal::SIGTERM);
+        assert_eq!(up.end().await, 0);
+    }
+}
+
+#[tokio::test]
 async fn the_same_project_again_is_told_where_it_is_served() {
     let around = surroundings();
     let mut first = Up::start(&around, ANYWHERE);
@@ -250,8 +271,8 @@ async fn a_killed_up_leaves_the_next_one_nothing_to_stumble_over() {
     up.child.kill().await.unwrap();
     let mut up = Up::start(&around, ANYWHERE);
     let url = up.url().await;
-    // Serena, mcp-sessiond and ourselves.
-    assert_eq!(around.living().len(), 3, "those of before are gone");
+    // Serena, mcp-sessiond, serena-snapshotd and ourselves.
+    assert_eq!(around.living().len(), 4, "those of before are gone");
     assert_eq!(around.journal("serena").count("overlap"), 0);
     Client::connect(&url).await.unwrap().call("count", json!({})).await.unwrap();
     up.signal(Signal::SIGTERM);

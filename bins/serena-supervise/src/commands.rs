@@ -88,7 +88,7 @@ fn serve_up(args: Up, more: Vec<String>) -> Done {
     let failed = |error: &UpError| Failure::new(exit_of(error), error);
     let around = Surroundings::of_process(DAEMON).map_err(|error| Failure::new(Exit::Config, &error))?;
     let wanted = Wanted { project: args.project, listen: args.listen, home: args.home, more };
-    let plan = up::plan(&wanted, &around).map_err(|error| failed(&error))?;
+    let mut plan = up::plan(&wanted, &around).map_err(|error| failed(&error))?;
     let claimed = match plan.claim().map_err(|error| failed(&error))? {
         Claim::Ours(claimed) => claimed,
         Claim::Served(url) => {
@@ -96,6 +96,9 @@ fn serve_up(args: Up, more: Vec<String>) -> Done {
             return Ok(ExitCode::SUCCESS);
         }
     };
+    if let Some(holder) = plan.leave_snapshots() {
+        say(&format!("snapshots of {} are taken by process {holder} already", plan.home.display()));
+    }
     let address = claimed.address;
     let config = plan.config(address);
     let source: Source = {

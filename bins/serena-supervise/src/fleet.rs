@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, ConfigProblem, Hold, Settings};
-use crate::instance::state::{Event, Rest};
+use crate::instance::state::{Event, Phase, Rest};
 use crate::instance::{Door, Fresh, Instance, Roots, actor};
 use crate::places::Places;
 use crate::wake;
@@ -223,7 +223,8 @@ impl Fleet {
             for needed in &instance.settings().after {
                 if let Some(needed) = fleet.find(needed).filter(|needed| needed.settings().starts_at_boot()) {
                     tokio::select! {
-                        () = needed.until_state(|state| state.serves()) => {}
+                        // What has failed for good does not keep others from serving.
+                        () = needed.until_state(|state| state.serves() || state.phase() == Phase::Failed) => {}
                         () = fleet.life.draining() => return,
                     }
                 }

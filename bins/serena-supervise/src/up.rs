@@ -1,7 +1,7 @@
 //! `serena-supervise up`: the whole stack for one project on one machine, without a configuration.
 //!
-//! Two instances of one fleet: `serena` behind its wake socket, and mcp-sessiond in front of that on a TCP port, which
-//! is started after it and stopped before it. [`plan`] finds what is needed and starts nothing; [`Plan::claim`] makes
+//! Instances of one fleet, each started after the one before and stopped before it: serena-snapshotd, where it is installed,
+//! which restores an empty home; `serena` behind its wake socket; and mcp-sessiond in front of that on a TCP port. [`plan`] finds what is needed and starts nothing; [`Plan::claim`] makes
 //! the project ours, or says where somebody else serves it already; [`Plan::config`] is what the fleet then runs.
 
 mod claim;
@@ -19,15 +19,20 @@ use mcp_daemon::config::Span;
 use mcp_daemon::files::{self, LockError};
 use mcp_daemon::program;
 use mcp_daemon::secret::sha256_hex;
+use mcp_daemon::tree;
 
 pub use self::claim::{Claim, Claimed};
 use crate::config::{Config, Probe, Settings, SleepAfter, Start, Stop};
-use crate::fleet::real;
+use crate::fleet::{lock_path, real};
 
 /// The name of the instance that is Serena.
 pub const SERENA: &str = "serena";
 /// The name of the instance in front of it.
 pub const FRONT: &str = "mcp-sessiond";
+/// The name of the instance that keeps the home safe.
+pub const SNAPSHOTS: &str = "serena-snapshotd";
+/// The partition of the usual home; any other home has one of its own.
+const PARTITION: &str = "default";
 /// Where clients look for Serena unless told otherwise.
 const PORT: u16 = 9121;
 /// Path of MCP on both servers.
@@ -163,6 +168,8 @@ pub struct Plan {
     serena: Vec<String>,
     /// The executable of mcp-sessiond.
     front: PathBuf,
+    /// How the home is kept safe, where serena-snapshotd is installed.
+    snapshots: Option<Snapshots>,
     /// Serena's wake socket.
     socket: PathBuf,
     /// Where mcp-sessiond keeps this project's sessions, so that clients keep theirs over the next `up`.
@@ -173,6 +180,17 @@ pub struct Plan {
     tag: String,
     /// Where to serve, if that was said.
     listen: Option<SocketAddr>,
+}
+
+/// How serena-snapshotd is run.
+#[derive(Clone, Debug)]
+struct Snapshots {
+    /// Its executable.
+    program: PathBuf,
+    /// The name of Serena's home in its store.
+    partition: String,
+    /// A directory that is this `up`'s alone; by the lock beside it what a killed one left is found.
+    own: PathBuf,
 }
 
 /// Finds what `up` needs: the project, Serena, mcp-sessiond, a home and a socket path that is short enough.
@@ -186,20 +204,28 @@ pub fn plan(wanted: &Wanted, around: &Surroundings) -> Result<Plan, UpError> {
     let project = project(&around.directory.join(given))?;
     let path = around.path.as_deref();
     let serena = serena::command(path, &project, &wanted.more).ok_or(UpError::NoSerena)?;
-    let beside = around.executable.as_ref().map(|executable| executable.with_file_name(FRONT));
-    let front = beside
-        .and_then(|file| program::find(&file.display().to_string(), None))
-        .or_else(|| program::find(FRONT, path))
-        .ok_or(UpError::NoFront)?;
+    let daemon = |name: &str| {
+        let beside = around.executable.as_ref().map(|executable| executable.with_file_name(name));
+        let beside = beside.and_then(|file| program::find(&file.display().to_string(), None));
+        beside.or_else(|| program::find(name, path))
+    };
+    let front = daemon(FRONT).ok_or(UpError::NoFront)?;
     let given = wanted.home.as_ref().map(|home| real(&around.directory.join(home)));
     let usual = || around.serena_home.clone().or_else(|| Some(around.home.as_ref()?.join(".serena")));
     let home = given.or_else(usual);
     let home = home.ok_or(UpError::NoHome)?;
+    let partition = match around.home.as_ref().map(|home| home.join(".serena")) {
+        Some(usual) if usual == home => PARTITION.to_owned(),
+        _ => format!("home-{}", &sha256_hex(home.as_os_str().as_encoded_bytes())[..DIGITS]),
+    };
     let tag = sha256_hex(project.as_os_str().as_encoded_bytes())[..DIGITS].to_owned();
+    let own = around.state.join(format!("up-{tag}-snapshots"));
+    let snapshots = daemon(SNAPSHOTS).map(|program| Snapshots { program, partition, own });
     let socket = around.runtime.join(format!("up-{tag}.sock"));
     let socket = unix_path(&socket.display().to_string()).map_err(UpError::Socket)?;
     let state = around.state.join(format!("up-{tag}"));
-    Ok(Plan { project, home, serena, front, socket, state, runtime: around.runtime.clone(), tag, listen })
+    let runtime = around.runtime.clone();
+    Ok(Plan { project, home, serena, front, snapshots, socket, state, runtime, tag, listen })
 }
 
 /// Two spellings of one directory are one project.
@@ -213,6 +239,25 @@ fn project(path: &Path) -> Result<PathBuf, UpError> {
 }
 
 impl Plan {
+    /// Leaves the snapshots to the daemon that takes them of this home already; which process that is. One that a killed `up`
+    /// of this project has left will be ended, so it does not count. Whoever asks has claimed the project.
+    pub fn leave_snapshots(&mut self) -> Option<u32> {
+        let settings = self.snapshots.as_ref()?.settings(&self.home);
+        let mut lock = self.home.as_os_str().to_owned();
+        lock.push(".snapshotd.lock");
+        let holder = match files::Lock::take(Path::new(&lock)) {
+            Err(LockError::Held { holder, .. }) => holder,
+            // Whatever else is wrong with it, serena-snapshotd says itself.
+            Ok(_) | Err(LockError::System { .. }) => return None,
+        };
+        let name = SNAPSHOTS.parse().expect("a name is a route");
+        let owner = lock_path(&self.runtime, &name, &settings).display().to_string();
+        let left = tree::left_by(&owner);
+        let holder = holder.filter(|holder| !left.iter().any(|pid| u32::try_from(*pid) == Ok(*holder)))?;
+        self.snapshots = None;
+        Some(holder)
+    }
+
     /// What the fleet runs, with mcp-sessiond on `address`.
     pub fn config(&self, address: SocketAddr) -> Config {
         let serena = Settings {
@@ -225,6 +270,7 @@ impl Plan {
             start_timeout: Span::seconds(10 * 60),
             probe: Probe::Mcp(MCP.into()),
             language_server: true,
+            after: self.snapshots.iter().map(|_| SNAPSHOTS.into()).collect(),
             ..Settings::default()
         };
         let front = [
@@ -251,15 +297,44 @@ impl Plan {
             stop: Stop { term: Span::seconds(15), ..Stop::default() },
             ..Settings::default()
         };
-        Config {
-            instance: BTreeMap::from([(SERENA.into(), serena), (FRONT.into(), front)]),
-            ..Config::default()
+        let mut instance = BTreeMap::from([(SERENA.into(), serena), (FRONT.into(), front)]);
+        if let Some(snapshots) = &self.snapshots {
+            instance.insert(SNAPSHOTS.into(), snapshots.settings(&self.home));
         }
+        Config { instance, ..Config::default() }
     }
 
     /// What a person needs to connect clients, once it serves.
     pub fn welcome(&self, address: SocketAddr) -> String {
-        welcome::text(&url(address), &self.front)
+        let partition = self.snapshots.as_ref().map(|snapshots| snapshots.partition.as_str());
+        welcome::text(&url(address), &self.front, partition)
+    }
+}
+
+impl Snapshots {
+    fn settings(&self, home: &Path) -> Settings {
+        let command = [
+            literal(&self.program),
+            "run".into(),
+            "--home".into(),
+            literal(home),
+            "--partition".into(),
+            self.partition.clone(),
+            "--ready-fd".into(),
+            "{fd}".into(),
+        ];
+        Settings {
+            command: command.into(),
+            home: Some(literal(&self.own).into()),
+            start: Start::Boot,
+            sleep_after: SleepAfter::Never,
+            // It is ready once an empty home has been restored.
+            start_timeout: Span::seconds(10 * 60),
+            probe: Probe::Fd,
+            // Longer than the 25 s that it has for a last snapshot.
+            stop: Stop { term: Span::seconds(30), ..Stop::default() },
+            ..Settings::default()
+        }
     }
 }
 

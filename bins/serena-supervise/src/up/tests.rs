@@ -105,6 +105,34 @@ fn serena_and_mcp_sessiond_are_run_as_they_are_meant_to_be() {
 }
 
 #[test]
+fn a_home_is_restored_before_serena_starts_and_snapshotted_after_it_has_ended() {
+    let machine = Machine::with(&["serena", "mcp-sessiond", "serena-snapshotd"]);
+    let mut plan = machine.plan();
+    let instances = plan.config(address()).instances().unwrap();
+    let named = |name: &str| &instances.iter().find(|(found, _)| found.as_str() == name).unwrap().1;
+    assert_eq!(named(SERENA).after, [SNAPSHOTS]);
+    let home = machine.path("home/.serena").display().to_string();
+    let program = machine.path("bin/serena-snapshotd").display().to_string();
+    assert_eq!(
+        named(SNAPSHOTS).command,
+        [&program, "run", "--home", &home, "--partition", "default", "--ready-fd", "{fd}"]
+    );
+    assert!(plan.welcome(address()).contains("serena-snapshotd list --partition default\n"));
+    // Another home is another partition.
+    let wanted = Wanted { home: Some(machine.path("other")), ..Wanted::default() };
+    let Snapshots { partition, .. } = super::plan(&wanted, &machine.around()).unwrap().snapshots.unwrap();
+    assert!(partition.starts_with("home-"), "{partition}");
+    // A daemon that takes snapshots of it already goes on.
+    let lock = files::Lock::take(&machine.path("home/.serena.snapshotd.lock")).unwrap();
+    assert_eq!(plan.leave_snapshots(), Some(std::process::id()));
+    let instances = plan.config(address()).instances().unwrap();
+    assert!(instances.iter().all(
+        |(name, settings)| name.as_str() != SNAPSHOTS && !settings.after.contains(&SNAPSHOTS.to_owned())
+    ));
+    drop(lock);
+}
+
+#[test]
 fn mcp_sessiond_is_looked_at_where_it_can_be_reached() {
     let machine = Machine::with(&["serena", "mcp-sessiond"]);
     let port = |address: &str| machine.plan().config(address.parse().unwrap()).instance[FRONT].port;

@@ -4,8 +4,12 @@ use std::path::Path;
 
 use serde_json::json;
 
-/// The URL, and what to paste into which client; `front` is the executable of mcp-sessiond.
-pub(super) fn text(url: &str, front: &Path) -> String {
+/// The URL, and what to paste into which client; `front` is the executable of mcp-sessiond, `partition` the name of the
+/// home in the store of its snapshots.
+pub(super) fn text(url: &str, front: &Path, partition: Option<&str>) -> String {
+    let snapshots = partition.map_or_else(String::new, |partition| {
+        format!("What Serena keeps is snapshotted: serena-snapshotd list --partition {partition}\n")
+    });
     let server = json!({ "type": "http", "url": url });
     // A client that launches commands has a short PATH, so the whole path.
     let bridge = json!({ "command": front.display().to_string(), "args": ["stdio", "--upstream", url] });
@@ -23,7 +27,7 @@ VS Code (.vscode/mcp.json):
 Claude Desktop (claude_desktop_config.json), and others that launch commands:
   {desktop}
 
-Ctrl-C stops everything. Serena sleeps after 15 minutes without a connection, and wakes with the next.
+{snapshots}Ctrl-C stops everything. Serena sleeps after 15 minutes without a connection, and wakes with the next.
 ",
         cursor = one("mcpServers", &server),
         vs_code = one("servers", &server),
