@@ -24,7 +24,8 @@ async fn each_real_store_honours_or_ignores_conditions_as_we_believe() {
         let expected = if store.honours_conditions() { (412, 412, 200) } else { (200, 200, 200) };
         assert_eq!((again, other, right), expected, "{name}");
 
-        let wrong = support::objects::SignedClient::new(store.address(), store.access_key(), "wrong", "us-east-1");
+        let wrong =
+            support::objects::SignedClient::new(store.address(), store.access_key(), "wrong", "us-east-1");
         let wrong = wrong.ask("GET", "/snapshots/HEAD", &[], b"").await.unwrap().status;
         assert_eq!(wrong, if store.checks_signatures() { 403 } else { 200 }, "{name}");
     }

@@ -42,7 +42,10 @@ Where a daemon runs, commands ask it. All flags: serena-snapshotd --help, serena
     note = "All settings and variables: docs/serena-snapshotd.toml.",
     error_code(64, "wrong command line"),
     error_code(69, "no such snapshot, no daemon, or the store cannot be reached"),
-    error_code(75, "try again: the store is busy, a disk is full, or nobody can tell whether there is a snapshot"),
+    error_code(
+        75,
+        "try again: the store is busy, a disk is full, or nobody can tell whether there is a snapshot"
+    ),
     error_code(78, "wrong settings or keys")
 )]
 pub struct Args {

@@ -54,7 +54,8 @@ fn places(flags: &Flags, asked: &Asked) -> Result<Vec<PathBuf>, Failure> {
     }
     let usual = control::socket(None, DAEMON)?;
     let named = asked.partition.as_ref();
-    let named = named.map(|name| usual.with_file_name(format!("control-{}.sock", files::name_of(name.as_str()))));
+    let named =
+        named.map(|name| usual.with_file_name(format!("control-{}.sock", files::name_of(name.as_str()))));
     // One under the partition's own name is surely the one; the usual one may be another's.
     Ok(named.filter(|path| path.exists()).into_iter().chain([usual]).collect())
 }

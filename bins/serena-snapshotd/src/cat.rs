@@ -32,7 +32,9 @@ pub enum CatError {
         what: String,
     },
     /// It is not in the snapshot.
-    #[error("`{0}` is not in this snapshot; `serena-snapshotd show` lists what is, such as `home/serena_config.yml`")]
+    #[error(
+        "`{0}` is not in this snapshot; `serena-snapshotd show` lists what is, such as `home/serena_config.yml`"
+    )]
     NoSuchPath(String),
     /// It could not be read, or is damaged: what was written until then is not the file.
     #[error(transparent)]
@@ -64,14 +66,15 @@ pub async fn cat(
         let at = manifest.entries.partition_point(|other| other.path < entry.path);
         let at = u32::try_from(at).expect("a manifest has fewer entries");
         let wants = Wants { manifest: manifest.clone(), object: content.object, files: vec![at] };
-        let (to, mut from) = mpsc::channel::<Bytes>(WAITING);
-        let mut hasher = Hasher::new();
+        let (to, from) = mpsc::channel::<Bytes>(WAITING);
         let writing = async {
+            // Gone as soon as nothing can be written: who reads must not wait for it.
+            let (mut from, mut hasher) = (from, Hasher::new());
             while let Some(bytes) = from.recv().await {
                 hasher.update(&bytes);
                 out.write_all(&bytes).map_err(CatError::Write)?;
             }
-            Ok::<_, CatError>(())
+            Ok::<_, CatError>(hasher)
         };
         let reading = async {
             // The sink goes with its end of the channel, and so the writing ends.
@@ -79,11 +82,12 @@ pub async fn cat(
             ended
         };
         let (written, read) = tokio::join!(writing, reading);
-        written?;
+        let hasher = written?;
         read?;
         if hasher.finish() != content.sha256 {
             let key = &manifest.about.objects[content.object as usize].key;
-            let text = format!("{key}: `{}` is not what the manifest says: its digest differs", shown(&entry.path));
+            let text =
+                format!("{key}: `{}` is not what the manifest says: its digest differs", shown(&entry.path));
             return Err(RestoreError::Damaged(text).into());
         }
     }

@@ -41,7 +41,9 @@ pub fn run(command: Command) -> Done {
         Command::Diff(diff) => on(diff.flags(), async |around| read::diff(around, &diff).await),
         Command::Import(import) => on(import.flags(), async |around| import::import(around, &import).await),
         Command::List(list) => on(list.flags(), async |around| read::list(around, &list).await),
-        Command::Pin(pin) => on(pin.flags(), async |around| change::pin(around, &pin.id, true, pin.json).await),
+        Command::Pin(pin) => {
+            on(pin.flags(), async |around| change::pin(around, &pin.id, true, pin.json).await)
+        }
         Command::Prune(prune) => on(prune.flags(), async |around| change::prune(around, &prune).await),
         Command::Restore(restore) => {
             on(restore.flags(), async |around| change::restore(around, &restore).await)

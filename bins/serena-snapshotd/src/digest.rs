@@ -120,7 +120,9 @@ mod tests {
         let digest = Digest::of(b"abc");
         let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!((digest.to_string().as_str(), text.parse()), (text, Ok(digest)));
-        for wrong in ["", "ba", &text.to_uppercase(), &text[1..], &format!("{text}00"), &text.replace('a', "g")] {
+        for wrong in
+            ["", "ba", &text.to_uppercase(), &text[1..], &format!("{text}00"), &text.replace('a', "g")]
+        {
             assert_eq!(wrong.parse::<Digest>(), Err(NoDigest), "{wrong}");
         }
     }

@@ -50,7 +50,14 @@ impl Head {
         while !writer.is_char_boundary(end) {
             end -= 1;
         }
-        Head { version: VERSION, epoch, writer: writer[..end].to_owned(), nonce: nonce(), released: false, newest }
+        Head {
+            version: VERSION,
+            epoch,
+            writer: writer[..end].to_owned(),
+            nonce: nonce(),
+            released: false,
+            newest,
+        }
     }
 
     /// As it is stored.

@@ -61,10 +61,14 @@ impl fmt::Display for Partition {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NameError {
     /// Not a snapshot.
-    #[error("`{0}` is not the id of a snapshot; write its number, such as 12, or <seq>-<epoch>-<nonce> as `list` shows it")]
+    #[error(
+        "`{0}` is not the id of a snapshot; write its number, such as 12, or <seq>-<epoch>-<nonce> as `list` shows it"
+    )]
     Id(String),
     /// Not a partition.
-    #[error("`{0}` is not a partition; write letters, digits, `.`, `-` and `_`, at most 128, the first a letter or digit")]
+    #[error(
+        "`{0}` is not a partition; write letters, digits, `.`, `-` and `_`, at most 128, the first a letter or digit"
+    )]
     Partition(String),
 }
 
@@ -76,7 +80,11 @@ impl FromStr for Partition {
             && text.starts_with(|char: char| char.is_ascii_alphanumeric())
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
             && !text.contains("..");
-        if right { Ok(Partition(text.to_owned())) } else { Err(NameError::Partition(text.escape_default().to_string())) }
+        if right {
+            Ok(Partition(text.to_owned()))
+        } else {
+            Err(NameError::Partition(text.escape_default().to_string()))
+        }
     }
 }
 
@@ -139,7 +147,8 @@ impl FromStr for Id {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let wrong = || NameError::Id(text.chars().take(80).flat_map(char::escape_default).collect());
         let number = |part: Option<&str>| {
-            let part = part.filter(|part| part.bytes().all(|byte| byte.is_ascii_digit())).ok_or_else(wrong)?;
+            let part =
+                part.filter(|part| part.bytes().all(|byte| byte.is_ascii_digit())).ok_or_else(wrong)?;
             part.parse().map_err(|_| wrong())
         };
         let mut parts = text.splitn(3, '-');
@@ -183,8 +192,13 @@ pub fn blob(stored: &Digest, sealed: bool) -> String {
 }
 
 /// Where the pin of a snapshot is.
-pub fn pin(seq: u64) -> String {
-    format!("{PINS}{seq:010}")
+pub fn pin(id: &Id) -> String {
+    format!("{PINS}{:010}", id.seq)
+}
+
+/// Where it is if that place is taken by another snapshot of the same number.
+pub fn other_pin(id: &Id) -> String {
+    format!("{PINS}{:010}-{}", id.seq, id.nonce)
 }
 
 fn suffix(sealed: bool) -> &'static str {

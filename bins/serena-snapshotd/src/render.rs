@@ -21,7 +21,13 @@ pub fn outcome(value: &Value) -> String {
     match text(&value["outcome"]) {
         "unchanged" => format!("unchanged: {id} holds the same"),
         "forked" => format!("kept as fork {id}: {}", extent(value)),
-        _ => format!("published {id}: {}, {} sent{}{}", extent(value), bytes(&value["sent"]), took(value), unsettled(value)),
+        _ => format!(
+            "published {id}: {}, {} sent{}{}",
+            extent(value),
+            bytes(&value["sent"]),
+            took(value),
+            unsettled(value)
+        ),
     }
 }
 
@@ -31,7 +37,9 @@ pub fn why_forked(value: &Value) -> String {
         "fenced" => "another daemon has taken over this partition",
         _ => "this home does not descend from the newest snapshot",
     };
-    format!("not published: {why}; choose with `adopt --local` (this home wins) or `adopt --remote` (the snapshot wins)")
+    format!(
+        "not published: {why}; choose with `adopt --local` (this home wins) or `adopt --remote` (the snapshot wins)"
+    )
 }
 
 /// How a restore ended.
@@ -43,7 +51,9 @@ pub fn restored(value: &Value, home: &str, place: &str) -> String {
                 "diverged" => ", although it does not descend from the newest snapshot",
                 _ => "",
             };
-            format!("nothing restored: {home} is not empty and is left alone{more}; --replace puts the snapshot there, and keeps what is there now beside it")
+            format!(
+                "nothing restored: {home} is not empty and is left alone{more}; --replace puts the snapshot there, and keeps what is there now beside it"
+            )
         }
         _ => {
             let mut line = format!("restored {} into {home}: {}", text(&value["id"]), extent(value));
@@ -51,7 +61,8 @@ pub fn restored(value: &Value, home: &str, place: &str) -> String {
                 line += &format!("\nwhat was there before is in {}", text(place));
             }
             for one in value["passed_over"].as_array().into_iter().flatten() {
-                line += &format!("\ndamaged, passed over: {}: {}", text(&one["id"]), clean(text(&one["why"])));
+                line +=
+                    &format!("\ndamaged, passed over: {}: {}", text(&one["id"]), clean(text(&one["why"])));
             }
             line
         }
@@ -67,7 +78,9 @@ pub fn pruned(value: &Value) -> String {
     }
     let verb = if is_dry { "would delete" } else { "deleted" };
     let ids: Vec<String> = ids.iter().map(|id| format!("{verb} {id}\n")).collect();
-    format!("{}{verb} {} objects, {}", ids.concat(), value["objects"], bytes(&value["bytes"]))
+    let objects = value["objects"].as_u64().unwrap_or_default();
+    let noun = if objects == 1 { "object" } else { "objects" };
+    format!("{}{verb} {objects} {noun}, {}", ids.concat(), bytes(&value["bytes"]))
 }
 
 /// What a check of one snapshot found.
@@ -76,10 +89,16 @@ pub fn verified(value: &Value) -> String {
     let problems: Vec<String> =
         value["problems"].as_array().into_iter().flatten().map(|one| clean(text(one))).collect();
     if !problems.is_empty() {
-        return problems.iter().map(|problem| format!("FAIL  {id}  {problem}")).collect::<Vec<_>>().join("\n");
+        return problems
+            .iter()
+            .map(|problem| format!("FAIL  {id}  {problem}"))
+            .collect::<Vec<_>>()
+            .join("\n");
     }
     let read = if value["read"] == true { format!("; read {}", extent(value)) } else { String::new() };
-    format!("ok    {id}  {} objects, {}{read}", value["objects"], bytes(&value["stored"]))
+    let objects = value["objects"].as_u64().unwrap_or_default();
+    let noun = if objects == 1 { "object" } else { "objects" };
+    format!("ok    {id}  {objects} {noun}, {}{read}", bytes(&value["stored"]))
 }
 
 fn extent(value: &Value) -> String {

@@ -32,13 +32,16 @@ fn made(outcome: &str, summary: &Summary) -> Value {
 /// How a restore ended.
 pub fn restored(outcome: &RestoreOutcome) -> Value {
     match outcome {
-        RestoreOutcome::LeftAlone(standing) => json!({ "outcome": "left_alone", "standing": word(*standing) }),
+        RestoreOutcome::LeftAlone(standing) => {
+            json!({ "outcome": "left_alone", "standing": word(*standing) })
+        }
         RestoreOutcome::Nothing => json!({ "outcome": "nothing" }),
-        RestoreOutcome::Restored { id, files, bytes, kept, passed_over } => {
+        RestoreOutcome::Restored { id, files, bytes, kept, passed_over, left_alone } => {
             let passed: Vec<Value> =
                 passed_over.iter().map(|(id, why)| json!({ "id": id, "why": why })).collect();
             json!({
                 "outcome": "restored", "id": id, "files": files, "bytes": bytes, "kept": kept, "passed_over": passed,
+                "left_alone": left_alone,
             })
         }
     }

@@ -136,7 +136,7 @@ impl Seal {
             DecryptError::Io(error) => error,
             DecryptError::NoMatchingKeys
             | DecryptError::KeyDecryptionFailed
-            | DecryptError::DecryptionFailed => invalid(match (is_passphrase, ours) {
+            | DecryptError::DecryptionFailed => locked(match (is_passphrase, ours) {
                 (true, true) => "encrypted by another passphrase",
                 (true, false) => "encrypted by a passphrase, which was not given",
                 (false, true) => "encrypted to a key pair, whose identity file was not given",
@@ -145,13 +145,13 @@ impl Seal {
                 }
             }),
             DecryptError::ExcessiveWork { .. } => {
-                invalid("encrypted by a passphrase with more work than is sensible")
+                locked("encrypted by a passphrase with more work than is sensible")
             }
             DecryptError::InvalidHeader | DecryptError::InvalidMac => {
                 invalid("encrypted, but damaged at its beginning")
             }
             DecryptError::UnknownFormat => {
-                invalid("encrypted in a later format of age; update serena-snapshotd")
+                locked("encrypted in a later format of age; update serena-snapshotd")
             }
         }
     }
@@ -167,7 +167,7 @@ pub fn open<'a, R: Read + Send + 'a>(
     match (layout::is_sealed(key), seal) {
         (false, _) => Ok(Box::new(from)),
         (true, Some(seal)) => Ok(Box::new(seal.reader(from)?)),
-        (true, None) => Err(invalid("encrypted, and no key was given; set the identity or passphrase file")),
+        (true, None) => Err(locked("encrypted, and no key was given; set the identity or passphrase file")),
     }
 }
 
@@ -226,6 +226,11 @@ fn not_encrypted(error: EncryptError) -> io::Error {
 
 fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// What may be whole, but is not for whoever has our keys. Never taken for damage, so that nothing older is put in its place.
+fn locked(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, why)
 }
 
 impl fmt::Display for Seal {

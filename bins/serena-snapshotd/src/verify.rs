@@ -48,8 +48,12 @@ pub async fn verify(
     for (at, object) in (0_u32..).zip(&manifest.about.objects) {
         let problem = match store.stat(&object.key).await {
             Ok(Some(stored)) if stored.size == object.size => None,
-            Ok(Some(stored)) => Some(format!("{}: has {} bytes, expected {}", object.key, stored.size, object.size)),
-            Ok(None) => Some(format!("{}: not in the store any more, though the snapshot needs it", object.key)),
+            Ok(Some(stored)) => {
+                Some(format!("{}: has {} bytes, expected {}", object.key, stored.size, object.size))
+            }
+            Ok(None) => {
+                Some(format!("{}: not in the store any more, though the snapshot needs it", object.key))
+            }
             Err(error) if error.trouble == Trouble::Damaged => Some(error.to_string()),
             Err(error) => return Err(error),
         };
@@ -124,7 +128,11 @@ impl Sink for Check {
         let entry = &self.manifest.entries[at as usize];
         let Kind::File(expected) = &entry.kind else { unreachable!("only files are wanted") };
         if hasher.finish() != expected.sha256 {
-            let text = format!("{}: `{}` is not what the manifest says: its digest differs", self.key, shown(&entry.path));
+            let text = format!(
+                "{}: `{}` is not what the manifest says: its digest differs",
+                self.key,
+                shown(&entry.path)
+            );
             self.verified.problem(text);
         }
         self.progress.add(0, 1);

@@ -26,8 +26,9 @@ use tokio::runtime::Runtime;
 
 const LIMITS: Limits = Limits { entries: 40, bytes: 64 * 1024 };
 
-static RUNTIME: LazyLock<Runtime> =
-    LazyLock::new(|| tokio::runtime::Builder::new_current_thread().build().expect("the system has room for a runtime"));
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_current_thread().build().expect("the system has room for a runtime")
+});
 
 fuzz_target!(|input: &[u8]| {
     brought_in(input);
@@ -78,7 +79,11 @@ fn look(directory: &Path, root: &Path, files: &mut u64, bytes: &mut u64) {
             look(&path, root, files, bytes);
         } else if about.is_symlink() {
             let leads_to = path.canonicalize();
-            assert!(leads_to.is_err() || leads_to.is_ok_and(|to| to.starts_with(root)), "{} leads out", path.display());
+            assert!(
+                leads_to.is_err() || leads_to.is_ok_and(|to| to.starts_with(root)),
+                "{} leads out",
+                path.display()
+            );
             continue;
         } else {
             assert!(about.is_file());
@@ -96,7 +101,8 @@ fn restored(pack: &[u8]) {
     let place = ground.path().join("store/p").join(&key);
     fs::create_dir_all(place.parent().expect("it has one")).expect("there is room for a directory");
     fs::write(&place, &stored).expect("there is room for a file");
-    let location = format!("file://{}", ground.path().join("store").display()).parse().expect("an absolute path");
+    let location =
+        format!("file://{}", ground.path().join("store").display()).parse().expect("an absolute path");
     let partition = "p".parse().expect("a name");
     let store = Store::at(&location, &partition, &S3Settings::default()).expect("a directory needs nothing");
 
@@ -106,11 +112,20 @@ fn restored(pack: &[u8]) {
     let manifest = Arc::new(manifest(&key, stored.len()));
     let targets = [Target { name: "home".to_owned(), path: home.clone() }];
     let progress = Arc::default();
-    let plan = Plan { manifest: &manifest, store: &store, seal: None, targets: &targets, progress: &progress as &Arc<Progress> };
+    let plan = Plan {
+        manifest: &manifest,
+        store: &store,
+        seal: None,
+        targets: &targets,
+        progress: &progress as &Arc<Progress>,
+    };
     match RUNTIME.block_on(restore(&plan, &ground.path().join("journal"))) {
         Ok(_) => {
             let read = |name: &str| fs::read(home.join(name)).expect("it was restored");
-            assert_eq!((read("a"), read("s/b"), read("s/c")), (b"hello".to_vec(), vec![b'b'; 600], Vec::new()));
+            assert_eq!(
+                (read("a"), read("s/b"), read("s/c")),
+                (b"hello".to_vec(), vec![b'b'; 600], Vec::new())
+            );
             assert_eq!(fs::read_dir(&home).expect("it is there").count(), 2);
             untouched(&ground, &["home", "home.before-restore", "store"]);
         }
@@ -126,7 +141,12 @@ fn restored(pack: &[u8]) {
 /// Of three files that should be in the pack.
 fn manifest(key: &str, size: usize) -> Manifest {
     let file = |bytes: &[u8]| {
-        Kind::File(Content { size: bytes.len() as u64, sha256: Digest::of(bytes), object: 0, unsettled: false })
+        Kind::File(Content {
+            size: bytes.len() as u64,
+            sha256: Digest::of(bytes),
+            object: 0,
+            unsettled: false,
+        })
     };
     let entry = |path: &str, mode, kind| Entry { path: path.as_bytes().into(), mode, mtime: 0, kind };
     let entries = vec![

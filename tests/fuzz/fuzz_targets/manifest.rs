@@ -37,7 +37,10 @@ fuzz_target!(|input: &[u8]| {
 /// What can be relied on without another look.
 fn stays_inside(manifest: &Manifest) {
     let about = &manifest.about;
-    let objects = about.objects.iter().map(|object| object.key.strip_prefix("packs/").or(object.key.strip_prefix("blobs/")));
+    let objects = about
+        .objects
+        .iter()
+        .map(|object| object.key.strip_prefix("packs/").or(object.key.strip_prefix("blobs/")));
     for name in objects {
         let name = name.expect("bytes are in packs and blobs");
         assert!(!name.is_empty() && !name.contains('/') && !name.contains(".."), "{name}");
@@ -50,7 +53,11 @@ fn stays_inside(manifest: &Manifest) {
         last = &entry.path;
         assert_eq!(entry.mode & !MODE_MASK, 0);
         if let Some(slash) = entry.path.iter().rposition(|byte| *byte == b'/') {
-            assert_eq!(kinds.get(&entry.path[..slash]), Some(&&Kind::Directory), "below what is no directory");
+            assert_eq!(
+                kinds.get(&entry.path[..slash]),
+                Some(&&Kind::Directory),
+                "below what is no directory"
+            );
         } else {
             assert_eq!(entry.kind, Kind::Directory, "a root that is none");
         }
@@ -104,7 +111,12 @@ fn entry(line: &[u8]) -> Option<Entry> {
         b'f' => {
             let size = number(fields.next())?;
             let object = u32::try_from(number(fields.next())?).ok()?;
-            Kind::File(Content { size, sha256: Digest::of(&path), object, unsettled: fields.next().is_some() })
+            Kind::File(Content {
+                size,
+                sha256: Digest::of(&path),
+                object,
+                unsettled: fields.next().is_some(),
+            })
         }
         _ => return None,
     };

@@ -15,14 +15,14 @@ use crate::world::{Tree, World, snapshot, tree};
 /// How often two writers race.
 const ROUNDS: usize = 200;
 
-/// Adopts the newest snapshot; what the home held goes to `forks/`.
-async fn adopt_remote(engine: &mut Engine) {
-    engine.adopt(Side::Remote, &Arc::new(Progress::default())).await.unwrap();
+async fn adopt(engine: &mut Engine, side: Side) {
+    engine.adopt(side, &Arc::new(Progress::default())).await.unwrap();
 }
 
 fn note(world: &World, machine: &str, round: usize) {
     let memories = world.home(machine).join("memories");
-    fs::write(memories.join(format!("{machine}-{round}.md")), format!("by {machine} in round {round}")).unwrap();
+    fs::write(memories.join(format!("{machine}-{round}.md")), format!("by {machine} in round {round}"))
+        .unwrap();
 }
 
 #[tokio::test]
@@ -51,7 +51,10 @@ async fn two_hundred_races_of_two_writers_make_one_lineage_without_a_loss() {
                     published += 1;
                     wins[at] += 1;
                 }
-                Outcome::Forked(_, Standing::Diverged) => adopt_remote(if at == 0 { &mut one } else { &mut two }).await,
+                Outcome::Forked(_, Standing::Diverged) => {
+                    let loser = if at == 0 { &mut one } else { &mut two };
+                    adopt(loser, if round % 10 == 0 { Side::Remote } else { Side::Local }).await;
+                }
                 other => panic!("round {round}: {other:?}"),
             }
         }
@@ -64,8 +67,11 @@ async fn two_hundred_races_of_two_writers_make_one_lineage_without_a_loss() {
     assert_eq!(lineage.len(), ROUNDS + 1);
     let told: BTreeSet<u64> = lineage.iter().map(|id| id.seq).collect();
     assert_eq!(told, (1..=ROUNDS as u64 + 1).collect());
-    assert_eq!(acknowledged.iter().rev().map(|(id, _)| id).collect::<Vec<_>>(), lineage[..ROUNDS].iter().collect::<Vec<_>>());
-    for (id, expected) in acknowledged.iter().step_by(9) {
+    assert_eq!(
+        acknowledged.iter().rev().map(|(id, _)| id).collect::<Vec<_>>(),
+        lineage[..ROUNDS].iter().collect::<Vec<_>>()
+    );
+    for (id, expected) in acknowledged.iter().step_by(23) {
         world.lose("new");
         let request = RestoreRequest { which: Some(Selector::Id(id.clone())), replace: false };
         let mut new = world.open("new").unwrap();
@@ -110,7 +116,10 @@ async fn the_daemon_that_starts_last_wins_and_the_other_says_so_and_keeps_its_st
         assert!(matches!(snapshot(&mut again).await, Ok(Outcome::Forked(_, Standing::Diverged))));
     }
     note(&world, "two", 2);
-    assert!(matches!(snapshot(&mut two).await, Ok(Outcome::Published(_))), "a stale daemon has fenced the right one");
+    assert!(
+        matches!(snapshot(&mut two).await, Ok(Outcome::Published(_))),
+        "a stale daemon has fenced the right one"
+    );
     assert!(world.found().await == Some(tree(&world.home("two"))));
     assert_ne!(newest, fenced);
     assert!(fork.files > 0);
@@ -144,19 +153,16 @@ async fn what_somebody_else_has_built_on_is_never_cleaned_away_as_an_attempt_tha
         world.restore("two", false).await.unwrap();
         note(&world, "two", 1);
         world.publish("two").await;
-        let newest = tree(&world.home("two"));
         // The first one comes back, is told to go on, and publishes.
         note(&world, "one", 1);
         let mut one = world.open("one").unwrap();
         assert!(matches!(snapshot(&mut one).await, Ok(Outcome::Forked(_, Standing::Diverged))));
-        one.adopt(side, &Arc::new(Progress::default())).await.unwrap();
+        adopt(&mut one, side).await;
         for round in 2..4 {
             note(&world, "one", round);
             assert!(matches!(snapshot(&mut one).await, Ok(Outcome::Published(_))));
             assert_eq!(world.litter(), Vec::<String>::new(), "{side:?}, round {round}");
         }
         assert!(world.found().await == Some(tree(&world.home("one"))), "{side:?}");
-        drop(one);
-        let _ = newest;
     }
 }

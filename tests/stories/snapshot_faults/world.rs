@@ -35,6 +35,8 @@ pub struct World {
     pub attempts: u32,
     pub keep: Keep,
     pub multipart_from: u64,
+    /// What the bucket held is in a directory now, and machines use that.
+    ashore: bool,
 }
 
 /// All of a world at one moment.
@@ -47,10 +49,11 @@ impl World {
     pub async fn new() -> World {
         World {
             objects: Objects::start().await,
-            ground: tempfile::tempdir().unwrap(),
+            ground: ground(),
             attempts: 1,
             keep: Keep { last: 2, within: 0, daily: 0, weekly: 0, monthly: 0 },
             multipart_from: 1 << 30,
+            ashore: false,
         }
     }
 
@@ -72,7 +75,8 @@ impl World {
     pub fn write(&self, machine: &str, version: u32) {
         let home = self.home(machine);
         fs::create_dir_all(home.join("memories/global/empty")).unwrap();
-        fs::write(home.join("serena_config.yml"), format!("version: {version}\nprojects:\n- /one\n")).unwrap();
+        fs::write(home.join("serena_config.yml"), format!("version: {version}\nprojects:\n- /one\n"))
+            .unwrap();
         fs::set_permissions(home.join("serena_config.yml"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(home.join("memories/global/same.md"), "the same in all versions").unwrap();
         fs::write(home.join("memories/zero.md"), "").unwrap();
@@ -86,7 +90,36 @@ impl World {
         }
     }
 
+    /// From here on a directory is the store, with what the bucket holds: the layout is the same, and what follows a fault
+    /// is told much sooner.
+    pub fn go_ashore(&mut self) {
+        for (key, bytes) in self.objects.snapshot() {
+            let path = self.ground.path().join("ashore").join(key.strip_prefix("state/").unwrap());
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        fs::create_dir_all(self.ground.path().join("ashore")).unwrap();
+        self.ashore = true;
+    }
+
+    /// All objects of the partition.
+    fn stored(&self) -> BTreeMap<String, Vec<u8>> {
+        if !self.ashore {
+            let objects = self.objects.snapshot().into_iter();
+            return objects
+                .map(|(key, bytes)| (key.strip_prefix("state/laptop/").unwrap().into(), bytes))
+                .collect();
+        }
+        let below = tree(&self.ground.path().join("ashore/laptop"));
+        let files = below.into_iter().filter(|(_, (mode, _))| mode & 0o170_000 == 0o100_000);
+        files.map(|(path, (_, bytes))| (path.into_os_string().into_string().unwrap(), bytes)).collect()
+    }
+
     pub fn store(&self) -> Store {
+        if self.ashore {
+            let location = Location::Directory(self.ground.path().join("ashore"));
+            return Store::at(&location, &"laptop".parse().unwrap(), &S3Settings::default()).unwrap();
+        }
         let settings = S3Settings {
             endpoint: Some(self.objects.endpoint()),
             access_key_id: self.objects.access_key().into(),
@@ -150,31 +183,30 @@ impl World {
         }
     }
 
-    /// Every pack and blob that no manifest points to, and everything that a manifest points to in vain.
+    /// What a manifest points to in vain, and every pack and blob that none points to. A probe that could not be deleted is
+    /// in nobody's way.
     pub fn litter(&self) -> Vec<String> {
-        let objects = self.objects.snapshot();
-        let below = |folder: &str| {
-            let start = format!("state/laptop/{folder}/");
-            objects.iter().filter(move |(key, _)| key.starts_with(&start))
-        };
+        let stored = self.stored();
+        let below = |folder: &'static str| stored.iter().filter(move |(key, _)| key.starts_with(folder));
         let mut needed = BTreeSet::new();
-        for (_, bytes) in below("manifests").chain(below("forks")) {
+        for (_, bytes) in below("manifests/").chain(below("forks/")) {
             let manifest = Manifest::read(&bytes[..]).unwrap();
-            needed.extend(manifest.about.objects.iter().map(|object| format!("state/laptop/{}", object.key)));
+            needed.extend(manifest.about.objects.into_iter().map(|object| object.key));
         }
-        let there: BTreeSet<_> = below("packs").chain(below("blobs")).map(|(key, _)| key.clone()).collect();
-        let probes = below("probes").map(|(key, _)| key.clone());
-        needed.symmetric_difference(&there).cloned().chain(probes).collect()
+        let there: BTreeSet<_> = below("packs/").chain(below("blobs/")).map(|(key, _)| key.clone()).collect();
+        let missing = needed.difference(&there).map(|key| format!("missing: {key}"));
+        missing.chain(there.difference(&needed).map(|key| format!("needless: {key}"))).collect()
     }
 
     pub fn moment(&self) -> Moment {
-        let copy = tempfile::tempdir().unwrap();
+        let copy = ground();
         copy_all(self.ground.path(), copy.path());
         Moment { bucket: self.objects.snapshot(), copy }
     }
 
     /// Puts everything back as it was, and forgets the requests since.
-    pub fn go_back(&self, moment: &Moment) {
+    pub fn go_back(&mut self, moment: &Moment) {
+        self.ashore = false;
         self.objects.heal();
         self.objects.reset_to(&moment.bucket);
         self.objects.forget();
@@ -224,6 +256,11 @@ pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut bytes: Vec<u8> = std::iter::repeat_with(&mut next).take(length / 8 + 1).flatten().collect();
     bytes.truncate(length);
     bytes
+}
+
+/// In memory where there is room for it: thousands of homes are written and synced.
+fn ground() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 fn copy_all(from: &Path, to: &Path) {

@@ -1,5 +1,5 @@
 //! Test support: an MCP server that misbehaves on command ([`Server`]), a strict little client ([`Client`]),
-//! an S3-compatible store that does so too ([`objects`]), and the real daemons as child processes ([`Sessiond`], [`Supervise`]).
+//! an S3-compatible store that does so too ([`objects`]), and the real daemons as child processes ([`Sessiond`], [`Supervise`], [`Snapshotd`]).
 //!
 //! Nothing here is shipped. Tests wait for facts ([`Server::until`], [`Sessiond::until_logged`], [`Journal::until`]), never for seconds.
 #![allow(
@@ -38,6 +38,7 @@ mod real_store;
 mod refusal;
 mod server;
 mod sessiond;
+mod snapshotd;
 mod stdio;
 mod supervise;
 mod switches;
@@ -68,6 +69,7 @@ pub use real_server::RealServer;
 pub use real_store::RealStore;
 pub use server::Server;
 pub use sessiond::Sessiond;
+pub use snapshotd::Snapshotd;
 pub use stdio::{StdioOptions, be_left_behind, serve_stdio};
 pub use supervise::Supervise;
 pub use switches::{Answers, Switches};

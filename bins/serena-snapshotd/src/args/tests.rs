@@ -13,10 +13,24 @@ fn every_command_takes_the_same_flags() {
     let common = "--config /c --store s3://bucket/p --endpoint https://e --region auto --partition a --home /h \
                   --root web=/srv/web/.serena --root api=/srv/api/.serena --strict --state-dir /s --control /k";
     for command in [
-        "adopt --local", "cat 1 home/x", "check", "diff 1 2", "import", "list", "pin 1", "prune", "restore", "run", "show 1",
-        "snapshot", "status", "unpin 1", "verify",
+        "adopt --local",
+        "cat 1 home/x",
+        "check",
+        "diff 1 2",
+        "import",
+        "list",
+        "pin 1",
+        "prune",
+        "restore",
+        "run",
+        "show 1",
+        "snapshot",
+        "status",
+        "unpin 1",
+        "verify",
     ] {
-        let read = read(&format!("p {command} {common}")).unwrap_or_else(|error| panic!("{command}: {error}"));
+        let read =
+            read(&format!("p {command} {common}")).unwrap_or_else(|error| panic!("{command}: {error}"));
         let flags = match read {
             Command::Adopt(one) => one.flags(),
             Command::Cat(one) => one.flags(),
@@ -55,7 +69,10 @@ fn what_cannot_be_meant_is_one_line() {
         ("p backup", "backup"),
     ] {
         let error = read(line).unwrap_err();
-        assert!(error.contains(expected) && !error.contains('\n') && !error.starts_with("HELP"), "{line}: {error}");
+        assert!(
+            error.contains(expected) && !error.contains('\n') && !error.starts_with("HELP"),
+            "{line}: {error}"
+        );
     }
 }
 

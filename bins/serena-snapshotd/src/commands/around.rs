@@ -96,6 +96,7 @@ impl Around {
 impl Alone {
     /// The home's engine, with its lock.
     pub fn engine(&self) -> Result<Engine, Failure> {
+        self.plan.make_directories().map_err(|problem| wrong(&problem))?;
         Engine::open(self.settings.clone(), self.store.clone()).map_err(|error| failed(&error))
     }
 

@@ -48,7 +48,7 @@ pub async fn restore(around: Around, restore: &Restore) -> Done {
         && let Some(failure) = alone.is_unknown().await.filter(|failure| failure.line.contains("there are:"))
     {
         // A mistyped name must not pass for a new home without a word.
-        say(&failure.line);
+        eprintln!("{}", failure.line);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -56,7 +56,9 @@ pub async fn restore(around: Around, restore: &Restore) -> Done {
 /// With `--strict`, not to know is worth another try.
 fn strictly(failure: Failure, restore: &Restore) -> Failure {
     match failure.exit {
-        Exit::Unavailable if restore.strict && restore.id.is_none() => Failure { exit: Exit::TryAgain, ..failure },
+        Exit::Unavailable if restore.strict && restore.id.is_none() => {
+            Failure { exit: Exit::TryAgain, ..failure }
+        }
         _ => failure,
     }
 }
@@ -133,7 +135,11 @@ pub async fn adopt(around: Around, adopt: &Adopt) -> Done {
     let (side, name) = match (adopt.local, adopt.remote) {
         (true, false) => (Side::Local, "local"),
         (false, true) => (Side::Remote, "remote"),
-        _ => return Err(Failure::usage("give one of --local (this home wins) and --remote (the newest snapshot wins)")),
+        _ => {
+            return Err(Failure::usage(
+                "give one of --local (this home wins) and --remote (the newest snapshot wins)",
+            ));
+        }
     };
     around.must_be_on()?;
     match around.daemon().await? {

@@ -29,6 +29,7 @@ pub async fn import(around: Around, asked: &Import) -> Done {
         return Err(Failure { line, exit: Exit::Unavailable });
     }
     let alone = around.alone()?;
+    alone.plan.make_directories().map_err(|problem| wrong(&problem))?;
     let aside = tempfile::Builder::new().prefix("import-").tempdir_in(&alone.settings.spool);
     let aside = aside.map_err(|error| Failure {
         line: format!("{}: {error}", alone.settings.spool.display()),
@@ -44,7 +45,8 @@ pub async fn import(around: Around, asked: &Import) -> Done {
     match engine.standing().await.map_err(|error| failed(&error))? {
         Standing::Fresh => {}
         Standing::Current | Standing::Diverged | Standing::Empty | Standing::Fenced => {
-            let line = format!("there are snapshots in {} already; import is for an empty partition", alone.store);
+            let line =
+                format!("there are snapshots in {} already; import is for an empty partition", alone.store);
             return Err(Failure { line, exit: Exit::Unavailable });
         }
     }
@@ -57,7 +59,11 @@ pub async fn import(around: Around, asked: &Import) -> Done {
     acknowledge(&report::outcome(&outcome.map_err(|error| failed(&error))?), asked.json)
 }
 
-async fn unpack(alone: &Alone, asked: &Import, home: &Path) -> Result<Result<Unpacked, Failure>, ImportError> {
+async fn unpack(
+    alone: &Alone,
+    asked: &Import,
+    home: &Path,
+) -> Result<Result<Unpacked, Failure>, ImportError> {
     let limits = Limits::default();
     let store = match asked.from.as_deref() {
         None => alone.store.clone(),

@@ -129,7 +129,9 @@ impl Alone {
     async fn verify(&self, which: &Selector, read: bool, progress: &Arc<Progress>) -> Result<Value, Failure> {
         let manifest = match self.reader().manifest(which).await {
             Ok(manifest) => Arc::new(manifest),
-            Err(EngineError::Damaged(why)) => return Ok(json!({ "id": which.to_string(), "problems": [why] })),
+            Err(EngineError::Damaged(why)) => {
+                return Ok(json!({ "id": which.to_string(), "problems": [why] }));
+            }
             Err(error) => return Err(self.explain(&error).await),
         };
         let seal = self.settings.seal.as_ref();
@@ -187,14 +189,29 @@ mod tests {
     use super::*;
 
     fn file(path: &str, text: &str, mode: u32) -> Entry {
-        let content = Content { size: text.len() as u64, sha256: Digest::of(text.as_bytes()), object: 0, unsettled: false };
+        let content = Content {
+            size: text.len() as u64,
+            sha256: Digest::of(text.as_bytes()),
+            object: 0,
+            unsettled: false,
+        };
         Entry { path: path.as_bytes().into(), mode, mtime: 0, kind: Kind::File(content) }
     }
 
     #[test]
     fn a_difference_is_content_permissions_or_being_there() {
-        let one = [file("home/a", "1", 0o600), file("home/b", "1", 0o600), file("home/c", "1", 0o600), file("home/e", "1", 0o600)];
-        let mut other = [file("home/a", "2", 0o600), file("home/b", "1", 0o644), file("home/d", "12", 0o600), file("home/e", "1", 0o600)];
+        let one = [
+            file("home/a", "1", 0o600),
+            file("home/b", "1", 0o600),
+            file("home/c", "1", 0o600),
+            file("home/e", "1", 0o600),
+        ];
+        let mut other = [
+            file("home/a", "2", 0o600),
+            file("home/b", "1", 0o644),
+            file("home/d", "12", 0o600),
+            file("home/e", "1", 0o600),
+        ];
         other[3].mtime = 7;
         assert_eq!(
             render::diff(&changes(&one, &other)),

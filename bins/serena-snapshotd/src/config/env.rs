@@ -78,7 +78,7 @@ impl Env {
         let own = text(PARTITION)?.map(|name| parsed(PARTITION, &name)).transpose()?;
         let (object, no_partition) = match object_partition(text(MODE)?.as_deref(), text(OBJECT_ID)?)? {
             Ok(partition) => (Some(partition), None),
-            Err(why) => (None, Some(why)),
+            Err(why) => (None, Some(why).filter(|why| !why.is_empty())),
         };
         Ok(Env {
             home: path("HOME"),
@@ -142,11 +142,15 @@ fn location(bucket: &str, prefix: Option<String>) -> Result<Location, ConfigProb
 
 /// The partition of a container on Cloudflare, or why there is none. The wrapper goes on without one, and all containers
 /// then write over one state; here nobody gets that without asking.
-fn object_partition(mode: Option<&str>, id: Option<String>) -> Result<Result<Partition, String>, ConfigProblem> {
+fn object_partition(
+    mode: Option<&str>,
+    id: Option<String>,
+) -> Result<Result<Partition, String>, ConfigProblem> {
     match (mode.unwrap_or("durable-object"), id) {
         ("durable-object", Some(id)) => {
             // As the wrapper spells it.
-            let plain = |char: char| if char.is_ascii_alphanumeric() || "._-".contains(char) { char } else { '_' };
+            let plain =
+                |char: char| if char.is_ascii_alphanumeric() || "._-".contains(char) { char } else { '_' };
             parsed(OBJECT_ID, &id.chars().map(plain).collect::<String>()).map(Ok)
         }
         ("durable-object", None) => Ok(Err(match mode {

@@ -18,6 +18,7 @@
 mod env;
 mod flags;
 mod interval;
+mod paths;
 mod plan;
 mod secrets;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use nix::unistd::gethostname;
 use serde_json::{Map, Value, json};
 
 use super::env::{BUCKET, ENABLED, PARTITION};
+use super::paths::{absolute, apart, real};
 use super::secrets::access_key;
 use super::{Bucket, Config, ConfigProblem, DAEMON, Encryption, Env, Flags, Interval};
 use crate::layout::Partition;
@@ -78,7 +79,12 @@ impl Config {
     pub fn asked(&self, flags: &Flags, env: &Env) -> Asked {
         let home = flags.home.as_ref().or(self.home.as_ref()).or(env.serena_home.as_ref());
         Asked {
-            partition: flags.partition.as_ref().or(self.partition.as_ref()).or(env.partition.as_ref()).cloned(),
+            partition: flags
+                .partition
+                .as_ref()
+                .or(self.partition.as_ref())
+                .or(env.partition.as_ref())
+                .cloned(),
             home: home.and_then(|home| std::path::absolute(home).ok()).map(real),
             store: flags.store.as_ref().or(self.store.as_ref()).or(env.store.as_ref()).cloned(),
         }
@@ -93,13 +99,19 @@ impl Config {
         let state_dir = match flags.state_dir.as_ref().or(self.state_dir.as_ref()) {
             Some(directory) => absolute("state_dir", directory, flags.state_dir.is_some())?,
             None => env.state_dir().ok_or_else(|| {
-                ConfigProblem::key("--state-dir", "neither STATE_DIRECTORY nor HOME is an absolute path; say --state-dir DIR")
+                ConfigProblem::key(
+                    "--state-dir",
+                    "neither STATE_DIRECTORY nor HOME is an absolute path; say --state-dir DIR",
+                )
             })?,
         };
         let location = match flags.store.as_ref().or(self.store.as_ref()).or(env.store.as_ref()) {
             Some(location) => location.clone(),
             None if self.off(flags, env).is_none() && env.enabled == Some(true) => {
-                return Err(ConfigProblem::key(BUCKET, format!("is not set, but {ENABLED} is on; set it to the name of the bucket")));
+                return Err(ConfigProblem::key(
+                    BUCKET,
+                    format!("is not set, but {ENABLED} is on; set it to the name of the bucket"),
+                ));
             }
             None => Location::Directory(state_dir.join(STORE)),
         };
@@ -107,13 +119,19 @@ impl Config {
         apart(&roots, &location, &state_dir)?;
         let blob_from = self.blob_from.unwrap_or(BLOB_FROM).bytes();
         if blob_from < LEAST_BLOB {
-            return Err(ConfigProblem::key("blob_from", format!("`{}` is too small; write 64KiB or more", Size(blob_from))));
+            return Err(ConfigProblem::key(
+                "blob_from",
+                format!("`{}` is too small; write 64KiB or more", Size(blob_from)),
+            ));
         }
         let bucket = self.bucket(flags, env)?;
         if let Some(encryption) = &self.encryption
             && encryption.identity_file.is_some() == encryption.passphrase_file.is_some()
         {
-            return Err(ConfigProblem::key("encryption", "write either identity_file = \"/path\" or passphrase_file = \"/path\""));
+            return Err(ConfigProblem::key(
+                "encryption",
+                "write either identity_file = \"/path\" or passphrase_file = \"/path\"",
+            ));
         }
         let settings = Settings {
             partition: self.partition(flags, env)?,
@@ -162,13 +180,21 @@ impl Config {
             (None, None, Some(home), _) => absolute("SERENA_HOME", home, false)?,
             (None, None, None, Some(home)) => absolute("HOME", home, false)?.join(".serena"),
             (None, None, None, None) => {
-                return Err(ConfigProblem::key("--home", "neither SERENA_HOME nor HOME is set; say --home DIR"));
+                return Err(ConfigProblem::key(
+                    "--home",
+                    "neither SERENA_HOME nor HOME is set; say --home DIR",
+                ));
             }
         };
         let rules = |key: &str, profile, include: &[String], exclude: &[String]| {
             Rules::new(profile, include, exclude).map_err(|error| ConfigProblem::key(key, error))
         };
-        let own = rules("include or exclude", self.profile.unwrap_or(Profile::Serena), &self.include, &self.exclude)?;
+        let own = rules(
+            "include or exclude",
+            self.profile.unwrap_or(Profile::Serena),
+            &self.include,
+            &self.exclude,
+        )?;
         let own = own.with_cache(self.language_servers);
         let mut roots = vec![Root { name: HOME.to_owned(), path: real(home), rules: Arc::new(own) }];
         for (name, root) in &self.root {
@@ -189,7 +215,9 @@ impl Config {
         let mut names: Vec<&str> = roots.iter().map(|root| root.name.as_str()).collect();
         names.sort_unstable();
         match names.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some([HOME, _]) => Err(ConfigProblem::key("root.home", "`home` is the name of the home itself; take another")),
+            Some([HOME, _]) => {
+                Err(ConfigProblem::key("root.home", "`home` is the name of the home itself; take another"))
+            }
             Some([name, _]) => Err(ConfigProblem::key("--root", format!("`{name}` is given twice"))),
             _ => Ok(roots),
         }
@@ -199,9 +227,16 @@ impl Config {
     fn bucket(&self, flags: &Flags, env: &Env) -> Result<Bucket, ConfigProblem> {
         let endpoint = flags.endpoint.clone().or(self.s3.endpoint.clone()).or(env.endpoint.clone());
         if let Some(url) = endpoint.as_deref()
-            && url.parse::<http::Uri>().ok().filter(|uri| matches!(uri.scheme_str(), Some("http" | "https"))).is_none()
+            && url
+                .parse::<http::Uri>()
+                .ok()
+                .filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")))
+                .is_none()
         {
-            return Err(ConfigProblem::key("--endpoint", format!("`{url}` is not a URL; write https://s3.example.org")));
+            return Err(ConfigProblem::key(
+                "--endpoint",
+                format!("`{url}` is not a URL; write https://s3.example.org"),
+            ));
         }
         if self.s3.attempts == Some(0) {
             return Err(ConfigProblem::key("s3.attempts", "`0` tries never; write 1 or more"));
@@ -266,14 +301,19 @@ impl Plan {
         .collect()
     }
 
-    /// Makes the directories that are ours, reads the secrets, and gives the engine's settings and the store. The store
-    /// itself is not asked yet.
+    /// Makes the directories that are ours, for whoever takes snapshots.
+    pub fn make_directories(&self) -> Result<(), ConfigProblem> {
+        for directory in [&self.state_dir, &self.settings.spool] {
+            let made = files::state_dir(Some(directory), DAEMON);
+            made.map_err(|error| {
+                ConfigProblem::key("--state-dir", format!("{}: {error}", directory.display()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Reads the secrets, and gives the engine's settings and the store. The store itself is not asked yet.
     pub fn connect(&self) -> Result<(Settings, Store), ConfigProblem> {
-        let made = files::state_dir(Some(&self.state_dir), DAEMON);
-        made.map_err(|error| ConfigProblem::key("--state-dir", format!("{}: {error}", self.state_dir.display())))?;
-        let spool = &self.settings.spool;
-        let made = files::state_dir(Some(spool), DAEMON);
-        made.map_err(|error| ConfigProblem::key("--state-dir", format!("{}: {error}", spool.display())))?;
         let mut settings = self.settings.clone();
         settings.seal = self.seal()?.map(Arc::new);
         let store = self.store(&self.location, &settings.partition)?;
@@ -318,48 +358,7 @@ impl Plan {
 
 /// The names of the host and the process, for people.
 fn writer() -> String {
-    let host = gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "host".to_owned());
+    let host =
+        gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "host".to_owned());
     format!("{host}/{}", std::process::id())
-}
-
-/// A flag's path is meant from the working directory; that of a file or variable has none.
-fn absolute(key: &str, path: &Path, is_flag: bool) -> Result<PathBuf, ConfigProblem> {
-    if is_flag {
-        return std::path::absolute(path).map_err(|error| ConfigProblem::key(key, format!("`{}`: {error}", path.display())));
-    }
-    if path.is_absolute() {
-        return Ok(path.to_owned());
-    }
-    Err(ConfigProblem::key(key, format!("`{}` is not an absolute path; write /var/lib/serena", path.display())))
-}
-
-/// As the system spells it: a home behind a link is the directory, and not the link.
-fn real(path: PathBuf) -> PathBuf {
-    path.canonicalize().unwrap_or(path)
-}
-
-/// A store within what it stores would grow with every snapshot, and a root within another is stored twice.
-fn apart(roots: &[Root], location: &Location, state_dir: &Path) -> Result<(), ConfigProblem> {
-    for (at, root) in roots.iter().enumerate() {
-        if let Some(other) = roots[at + 1..].iter().find(|other| within(&root.path, &other.path) || within(&other.path, &root.path)) {
-            let text = format!("{} and {} are one within the other", root.path.display(), other.path.display());
-            return Err(ConfigProblem::key(format!("root.{}", other.name), text));
-        }
-        let store = match location {
-            Location::Directory(directory) => Some(directory.as_path()),
-            Location::S3 { .. } => None,
-        };
-        let ours = [("--state-dir", Some(state_dir)), ("--store", store)];
-        for (key, directory) in ours {
-            if let Some(directory) = directory.filter(|directory| within(directory, &root.path) || within(&root.path, directory)) {
-                let text = format!("{} and {}, which is to be kept safe, are one within the other", directory.display(), root.path.display());
-                return Err(ConfigProblem::key(key, text));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn within(inner: &Path, outer: &Path) -> bool {
-    inner.starts_with(outer)
 }

@@ -45,7 +45,9 @@ fn missing(variable: &str) -> ConfigProblem {
 
 fn from_files(bucket: &Bucket) -> Result<AccessKey, ConfigProblem> {
     let named = |file: &Option<PathBuf>, key: &str, other: &str| {
-        file.clone().ok_or_else(|| ConfigProblem::key(key, format!("is missing; {other} is given, the two go together")))
+        file.clone().ok_or_else(|| {
+            ConfigProblem::key(key, format!("is missing; {other} is given, the two go together"))
+        })
     };
     let id = named(&bucket.access_key_file, "s3.access_key_file", "s3.secret_key_file")?;
     let secret = named(&bucket.secret_key_file, "s3.secret_key_file", "s3.access_key_file")?;

@@ -36,14 +36,20 @@ fn of_env(variables: &str) -> Result<Plan, String> {
 #[test]
 fn the_wrappers_settings_work_unchanged() {
     let plan = of_env(WRAPPER).unwrap();
-    assert_eq!(plan.location.to_string(), "s3://serena-mcp-state-prod/serena-mcp/default/serena-home-snapshots-v1");
+    assert_eq!(
+        plan.location.to_string(),
+        "s3://serena-mcp-state-prod/serena-mcp/default/serena-home-snapshots-v1"
+    );
     // Spelled as the wrapper spells it.
     assert_eq!(plan.settings.partition.as_str(), "do_7");
     assert_eq!(plan.home(), Path::new("/app/.serena"));
     assert_eq!((plan.interval, plan.strict), (Interval::Every(Span::seconds(180)), false));
     assert_eq!(plan.settings.keep, Keep::default());
     let env = env(WRAPPER).unwrap();
-    assert_eq!(env.endpoint.as_deref(), Some("https://0123456789abcdef0123456789abcdef.r2.cloudflarestorage.com"));
+    assert_eq!(
+        env.endpoint.as_deref(),
+        Some("https://0123456789abcdef0123456789abcdef.r2.cloudflarestorage.com")
+    );
     assert_eq!(env.region.as_deref(), Some("auto"));
     let more = "SERENA_R2_SNAPSHOT_INTERVAL_SECONDS=60 SERENA_R2_SNAPSHOT_RETENTION_COUNT=9 SERENA_R2_STATE_STRICT=1 \
                 SERENA_R2_STATE_PREFIX=/a/b/";
@@ -69,7 +75,10 @@ fn no_container_gets_a_shared_state_without_asking_for_it() {
     assert_eq!(of_env(&named).unwrap().settings.partition.as_str(), "only-one");
     let unknown = WRAPPER.replace("=durable-object", "=per-user");
     let error = of_env(&unknown).map(drop).unwrap_err();
-    assert_eq!(error, "SERENA_R2_STATE_PARTITION_MODE: `per-user` is not a mode; write durable-object or none");
+    assert_eq!(
+        error,
+        "SERENA_R2_STATE_PARTITION_MODE: `per-user` is not a mode; write durable-object or none"
+    );
     // Where the mode is not said, the container's name is taken.
     let unsaid = WRAPPER.replace("SERENA_R2_STATE_PARTITION_MODE=durable-object", "");
     assert_eq!(of_env(&unsaid).unwrap().settings.partition.as_str(), "do_7");
@@ -96,7 +105,10 @@ fn a_flag_wins_over_the_file_and_that_over_the_environment() {
     let found = plan(file, &Flags::default(), &variables).unwrap();
     assert_eq!(found.settings.partition.as_str(), "file");
     assert_eq!((found.home(), found.location.to_string().as_str()), (Path::new("/file"), "s3://file/p"));
-    assert_eq!((found.interval.to_string().as_str(), found.strict, found.settings.keep.last), ("1h", false, 3));
+    assert_eq!(
+        (found.interval.to_string().as_str(), found.strict, found.settings.keep.last),
+        ("1h", false, 3)
+    );
     let flags = Flags {
         partition: Some("flag".parse().unwrap()),
         home: Some("/flag".into()),
@@ -149,7 +161,10 @@ fn what_cannot_work_names_the_key() {
         assert!(error.starts_with(expected) && !error.contains('\n'), "{toml}: {error}");
     }
     for (variables, expected) in [
-        ("SERENA_R2_SNAPSHOT_INTERVAL_SECONDS=3m", "SERENA_R2_SNAPSHOT_INTERVAL_SECONDS: `3m` is not a whole number"),
+        (
+            "SERENA_R2_SNAPSHOT_INTERVAL_SECONDS=3m",
+            "SERENA_R2_SNAPSHOT_INTERVAL_SECONDS: `3m` is not a whole number",
+        ),
         ("R2_ACCOUNT_ID=a/b", "R2_ACCOUNT_ID: "),
         ("R2_BUCKET_NAME=a_b!", "R2_BUCKET_NAME: "),
         ("SERENA_R2_STATE_ENABLED=1 SERENA_SNAPSHOTD_PARTITION=a", "R2_BUCKET_NAME: is not set"),
@@ -158,7 +173,8 @@ fn what_cannot_work_names_the_key() {
         let error = of_env(&format!("HOME=/home/me {variables}")).map(drop).unwrap_err();
         assert!(error.starts_with(expected), "{variables}: {error}");
     }
-    let error = mcp_daemon::config::parse::<Config>(Path::new("x.toml"), "\npartiton = 'a'").unwrap_err().to_string();
+    let error =
+        mcp_daemon::config::parse::<Config>(Path::new("x.toml"), "\npartiton = 'a'").unwrap_err().to_string();
     assert!(error.starts_with("x.toml:2: partiton: unknown field"), "{error}");
 }
 
@@ -188,7 +204,10 @@ fn keys_come_from_one_place_and_are_never_mixed() {
     let half = Bucket { secret_key_file: None, ..bucket };
     let error = access_key(&half, &env(&managed).unwrap()).map(drop).unwrap_err().to_string();
     assert!(error.starts_with("s3.secret_key_file: is missing"), "{error}");
-    let error = access_key(&Bucket::default(), &env("AWS_ACCESS_KEY_ID=x").unwrap()).map(drop).unwrap_err().to_string();
+    let error = access_key(&Bucket::default(), &env("AWS_ACCESS_KEY_ID=x").unwrap())
+        .map(drop)
+        .unwrap_err()
+        .to_string();
     assert!(error.starts_with("AWS_SECRET_ACCESS_KEY: is not set"), "{error}");
 }
 
@@ -198,7 +217,9 @@ fn a_reload_names_what_needs_a_restart() {
     let plan = |toml: &str| plan(toml, &flags, "HOME=/home/me").unwrap();
     let before = plan("");
     assert_eq!(before.needs_restart(&plan("interval = '1m'\n[keep]\nlast = 2")), Vec::<&str>::new());
-    let after = plan("home = '/srv/a'\nstore = 's3://abc/x'\ninclude = ['x']\nobserve = '127.0.0.1:1'\nverify = 'read'");
+    let after = plan(
+        "home = '/srv/a'\nstore = 's3://abc/x'\ninclude = ['x']\nobserve = '127.0.0.1:1'\nverify = 'read'",
+    );
     let named = ["store", "home or roots", "profile, include or exclude", "verify", "observe"];
     assert_eq!(before.needs_restart(&after), named);
 }
@@ -206,7 +227,8 @@ fn a_reload_names_what_needs_a_restart() {
 #[test]
 fn the_documented_settings_are_right_and_complete() {
     let text = include_str!("../../../../docs/serena-snapshotd.toml");
-    let documented: Config = mcp_daemon::config::parse(Path::new("docs/serena-snapshotd.toml"), text).unwrap();
+    let documented: Config =
+        mcp_daemon::config::parse(Path::new("docs/serena-snapshotd.toml"), text).unwrap();
     let flags = Flags::default();
     let found = documented.plan(&flags, &env("HOME=/home/me").unwrap()).unwrap();
     // What is not commented out is the default.
@@ -217,7 +239,9 @@ fn the_documented_settings_are_right_and_complete() {
     // And what is commented out is a key that exists.
     let mut whole = String::new();
     for line in text.lines() {
-        let open = line.strip_prefix('#').filter(|rest| rest.starts_with(|char: char| char == '[' || char.is_ascii_lowercase()));
+        let open = line
+            .strip_prefix('#')
+            .filter(|rest| rest.starts_with(|char: char| char == '[' || char.is_ascii_lowercase()));
         whole += open.unwrap_or(line);
         whole.push('\n');
     }

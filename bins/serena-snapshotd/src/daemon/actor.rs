@@ -2,7 +2,6 @@
 //! another, and ends with a last snapshot.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,8 +10,7 @@ use mcp_daemon::exit::{Exit, chain};
 use mcp_daemon::heap;
 use mcp_daemon::life::Life;
 use mcp_daemon::secret::random_id;
-use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until};
 
@@ -22,27 +20,29 @@ use super::schedule::Schedule;
 use super::settle::settle;
 use super::state::{State, Working};
 use crate::config::Plan;
-use crate::engine::{Engine, EngineError, Outcome, RENEW, RestoreOutcome, RestoreRequest, Side, Standing};
+use crate::engine::{Engine, EngineError, Outcome, RENEW, RestoreOutcome, Standing};
 use crate::progress::Progress;
 use crate::report;
 use crate::settings::Takeover;
 
 /// Pause before the store is asked again, while snapshots are taken only when asked.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// A snapshot that took so long had memory that is not needed until the next one.
+const MUCH: Duration = Duration::from_millis(20);
 
 /// Owns the engine.
 pub struct Actor {
-    engine: Engine,
+    pub(super) engine: Engine,
     plan: Arc<Plan>,
     state: Arc<State>,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     life: Life,
     jobs: mpsc::Receiver<Asked>,
     waiting: VecDeque<Asked>,
     wanted: Signal,
-    schedule: Schedule,
+    pub(super) schedule: Schedule,
     /// The store has been read, and the home restored where that was to be done.
-    is_settled: bool,
+    pub(super) is_settled: bool,
     /// When to try that again, without an interval.
     ask_again: Option<Instant>,
     renew: Option<Instant>,
@@ -56,16 +56,17 @@ pub struct Actor {
 pub struct Over;
 
 impl Actor {
-    /// One that has asked nobody yet. Must be made inside a runtime.
+    /// One that has asked nobody yet; `wanted` asks for a snapshot each time it comes.
     pub fn new(
         engine: Engine,
         plan: Arc<Plan>,
         state: Arc<State>,
         metrics: Arc<Metrics>,
         jobs: mpsc::Receiver<Asked>,
+        wanted: Signal,
         life: Life,
-    ) -> io::Result<Self> {
-        Ok(Actor {
+    ) -> Self {
+        Actor {
             schedule: Schedule::new(plan.interval.duration(), Instant::now(), false),
             engine,
             plan,
@@ -74,13 +75,13 @@ impl Actor {
             life,
             jobs,
             waiting: VecDeque::new(),
-            wanted: signal(SignalKind::user_defined1())?,
+            wanted,
             is_settled: false,
             ask_again: None,
             renew: None,
             cancelled: Arc::new(AtomicBool::new(false)),
             stop_at: None,
-        })
+        }
     }
 
     /// Reads the store, becomes the writer, and restores an empty home; an error means that nobody can tell.
@@ -148,7 +149,11 @@ impl Actor {
                     let _told_in_the_log = self.take("asked").await?;
                 }
                 () = until(due) => {
-                    let _told_in_the_log = self.take("periodic").await?;
+                    if self.schedule.due().is_some() {
+                        let _told_in_the_log = self.take("periodic").await?;
+                    } else {
+                        let _told_in_the_log = self.settle().await?;
+                    }
                 }
                 () = until(self.renew) => self.renew().await?,
             }
@@ -192,75 +197,8 @@ impl Actor {
         }
     }
 
-    async fn perform(&mut self, job: Job) -> Result<Answer, Over> {
-        let progress = Arc::new(Progress::default());
-        let done = match job {
-            Job::Snapshot => return self.take("asked").await,
-            Job::Apply(interval, keep) => {
-                self.schedule.set_interval(interval.duration(), Instant::now());
-                self.engine.set_keep(keep);
-                Ok(json!({}))
-            }
-            Job::Adopt(side) => {
-                let _working = self.working("adopt", &progress);
-                let adopted = self.bounded(async |engine| {
-                    engine.adopt(side, &progress).await?;
-                    // The writer from now on: a person has said so.
-                    engine.claim().await
-                });
-                let adopted = adopted.await?;
-                if adopted.is_ok() {
-                    self.is_settled = true;
-                    self.stands(Some(Standing::Current));
-                    log::info!(side = side_name(side); "a side was adopted, this home is published again");
-                }
-                adopted.map(|()| json!({ "adopted": side_name(side) }))
-            }
-            Job::Pin(which) => {
-                let pinned = self.bounded(async |engine| engine.reader().pin(&which).await).await?;
-                pinned.map(|id| json!({ "pinned": id }))
-            }
-            Job::Prune { dry_run } => {
-                let _working = self.working("prune", &progress);
-                let pruned = self.bounded(async |engine| engine.prune(dry_run).await).await?;
-                pruned.map(|pruned| report::pruned(&pruned, dry_run))
-            }
-            Job::Restore(request) => return self.restore(&request).await,
-            Job::Unpin(which) => {
-                let unpinned = self.bounded(async |engine| engine.reader().unpin(&which).await).await?;
-                unpinned.map(|id| json!({ "unpinned": id }))
-            }
-        };
-        Ok(done.map_err(|error| {
-            self.metrics.failed(&error);
-            Refusal::from(&error)
-        }))
-    }
-
-    async fn restore(&mut self, request: &RestoreRequest) -> Result<Answer, Over> {
-        if !self.is_settled {
-            match self.settle().await? {
-                // That was the restore.
-                Ok(outcome @ RestoreOutcome::Restored { .. }) if request.which.is_none() => {
-                    return Ok(Ok(report::restored(&outcome)));
-                }
-                Ok(_) => {}
-                Err(error) => return Ok(Err(Refusal::from(&error))),
-            }
-        }
-        let progress = Arc::new(Progress::default());
-        let _working = self.working("restore", &progress);
-        let done = self.bounded(async |engine| engine.restore(request, &progress).await).await?;
-        heap::give_back();
-        match &done {
-            Ok(outcome) => self.was_restored(outcome),
-            Err(error) => self.metrics.failed(error),
-        }
-        Ok(done.map(|outcome| report::restored(&outcome)).map_err(|error| Refusal::from(&error)))
-    }
-
     /// Takes a snapshot; where nobody could tell yet whether there is one, finds that out first.
-    async fn take(&mut self, reason: &str) -> Result<Answer, Over> {
+    pub(super) async fn take(&mut self, reason: &str) -> Result<Answer, Over> {
         if !self.is_settled
             && let Err(error) = self.settle().await?
         {
@@ -269,16 +207,16 @@ impl Actor {
         self.snapshot(reason).await
     }
 
-    async fn settle(&mut self) -> Result<Result<RestoreOutcome, EngineError>, Over> {
+    pub(super) async fn settle(&mut self) -> Result<Result<RestoreOutcome, EngineError>, Over> {
         let progress = Arc::new(Progress::default());
         let _working = self.working("restore", &progress);
         let settled = self.bounded(async |engine| settle(engine, &progress).await).await?;
         heap::give_back();
         match &settled {
-            Ok(outcome) => {
+            Ok((outcome, standing)) => {
                 self.is_settled = true;
                 self.ask_again = None;
-                self.was_restored(outcome);
+                self.was_restored(outcome, *standing);
             }
             Err(error) => {
                 log::error!(error = chain(error); "nobody can tell whether there is a snapshot: nothing is published or deleted until the store has been read");
@@ -287,18 +225,14 @@ impl Actor {
                 self.failed(error);
             }
         }
-        Ok(settled)
+        Ok(settled.map(|(outcome, _)| outcome))
     }
 
-    fn was_restored(&mut self, outcome: &RestoreOutcome) {
-        self.stands(Some(match outcome {
-            RestoreOutcome::LeftAlone(standing) => *standing,
-            RestoreOutcome::Nothing => Standing::Fresh,
-            RestoreOutcome::Restored { files, bytes, .. } => {
-                self.metrics.holds(*files, *bytes);
-                Standing::Current
-            }
-        }));
+    pub(super) fn was_restored(&mut self, outcome: &RestoreOutcome, standing: Standing) {
+        if let RestoreOutcome::Restored { files, bytes, .. } = outcome {
+            self.metrics.holds(*files, *bytes);
+        }
+        self.stands(Some(standing));
     }
 
     async fn snapshot(&mut self, reason: &str) -> Result<Answer, Over> {
@@ -315,7 +249,7 @@ impl Actor {
                     Outcome::Published(_) => self.stands(Some(Standing::Current)),
                     Outcome::Unchanged(_) => {}
                 }
-                if !matches!(outcome, Outcome::Unchanged(_)) {
+                if took >= MUCH {
                     heap::give_back();
                 }
                 self.metrics.snapshot(&outcome, took);
@@ -368,7 +302,7 @@ impl Actor {
     }
 
     /// Notes how the home and the store stand to each other, and says it once where that is bad.
-    fn stands(&self, standing: Option<Standing>) {
+    pub(super) fn stands(&self, standing: Option<Standing>) {
         let before = std::mem::replace(&mut self.state.known().standing, standing);
         if before == standing {
             return;
@@ -385,14 +319,14 @@ impl Actor {
     }
 
     /// Shows what is being done until the guard is dropped.
-    fn working(&self, what: &'static str, progress: &Arc<Progress>) -> Shown {
+    pub(super) fn working(&self, what: &'static str, progress: &Arc<Progress>) -> Shown {
         let working = Working { what, progress: Arc::clone(progress), began: Instant::now() };
         self.state.known().working = Some(working);
         Shown(Arc::clone(&self.state))
     }
 
     /// Works with the engine to the end, or until the time for a stop is over.
-    async fn bounded<T>(&mut self, work: impl AsyncFnOnce(&mut Engine) -> T) -> Result<T, Over> {
+    pub(super) async fn bounded<T>(&mut self, work: impl AsyncFnOnce(&mut Engine) -> T) -> Result<T, Over> {
         let Actor { engine, life, stop_at, cancelled, plan, .. } = self;
         let stop = async {
             life.draining().await;
@@ -410,7 +344,7 @@ impl Actor {
 }
 
 /// Takes the work off the state.
-struct Shown(Arc<State>);
+pub(super) struct Shown(Arc<State>);
 
 impl Drop for Shown {
     fn drop(&mut self) {
@@ -422,13 +356,6 @@ async fn until(when: Option<Instant>) {
     match when {
         Some(when) => sleep_until(when).await,
         None => std::future::pending().await,
-    }
-}
-
-fn side_name(side: Side) -> &'static str {
-    match side {
-        Side::Local => "local",
-        Side::Remote => "remote",
     }
 }
 

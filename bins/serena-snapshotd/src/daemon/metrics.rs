@@ -3,7 +3,9 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use mcp_daemon::metrics::{self, Counter, EncodeLabelSet, Family, Gauge, Histogram, Registry, exponential_buckets};
+use mcp_daemon::metrics::{
+    self, Counter, EncodeLabelSet, Family, Gauge, Histogram, Registry, exponential_buckets,
+};
 
 use crate::engine::{EngineError, Outcome, Standing};
 use crate::restore::RestoreError;
@@ -92,13 +94,29 @@ impl Metrics {
         let mut registry = Registry::with_prefix("serena_snapshotd");
         registry.register("snapshots", "Snapshots that ended well, by how", self.snapshots.clone());
         registry.register("failures", "What failed, by why", self.failures.clone());
-        registry.register("snapshot_seconds", "From the start of a snapshot to its end", self.seconds.clone());
+        registry.register(
+            "snapshot_seconds",
+            "From the start of a snapshot to its end",
+            self.seconds.clone(),
+        );
         registry.register("sent_bytes", "Bytes that were stored", self.sent.clone());
-        registry.register("snapshot_files", "Files in the newest snapshot of this daemon", self.files.clone());
+        registry.register(
+            "snapshot_files",
+            "Files in the newest snapshot of this daemon",
+            self.files.clone(),
+        );
         registry.register("snapshot_bytes", "Their bytes", self.bytes.clone());
         for (name, help, is_so) in [
-            ("fenced", "1: another daemon has taken over this partition", now.standing == Some(Standing::Fenced)),
-            ("diverged", "1: the home may not be published until somebody adopts a side", now.standing == Some(Standing::Diverged)),
+            (
+                "fenced",
+                "1: another daemon has taken over this partition",
+                now.standing == Some(Standing::Fenced),
+            ),
+            (
+                "diverged",
+                "1: the home may not be published until somebody adopts a side",
+                now.standing == Some(Standing::Diverged),
+            ),
             ("overdue", "1: no snapshot has succeeded for three intervals", now.overdue),
             ("unknown", "1: the store has not been read yet", now.standing.is_none()),
         ] {
@@ -108,7 +126,11 @@ impl Metrics {
         }
         let last: Gauge<f64, AtomicU64> = Gauge::default();
         last.set(now.last_success);
-        registry.register("last_success_timestamp_seconds", "When a snapshot last succeeded, 0 if none has", last);
+        registry.register(
+            "last_success_timestamp_seconds",
+            "When a snapshot last succeeded, 0 if none has",
+            last,
+        );
         if let Some(age) = now.age {
             let gauge: Gauge<f64, AtomicU64> = Gauge::default();
             gauge.set(age);
@@ -137,6 +159,7 @@ fn kind(error: &EngineError) -> &'static str {
         | EngineError::Take(TakeError::System { .. }) => "home",
         EngineError::NoSuchSnapshot(_) | EngineError::Refused(_) => "refused",
         EngineError::Take(TakeError::Cancelled) => "cancelled",
+        EngineError::Unreadable(_) => "unreadable",
     }
 }
 

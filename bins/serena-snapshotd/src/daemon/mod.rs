@@ -7,6 +7,7 @@ mod actor;
 mod jobs;
 mod metrics;
 mod ops;
+mod perform;
 mod schedule;
 mod settle;
 mod state;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use mcp_daemon::control::{self, Controlled};
 use mcp_daemon::exit::{Exit, Failure, chain};
 use mcp_daemon::life::Life;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, interval};
 
@@ -49,6 +51,8 @@ pub struct Serving {
 /// Serves until it is told to stop; a failure says why it could not start, or why there is no last snapshot.
 pub async fn run(serving: Serving, life: Life) -> Result<(), Failure> {
     let Serving { plan, source, control, ready_fd } = serving;
+    let wanted = usr1()?;
+    plan.make_directories().map_err(|problem| Failure::new(Exit::Config, &problem))?;
     let (settings, store) = plan.connect().map_err(|problem| Failure::new(Exit::Config, &problem))?;
     let engine = Engine::open(settings, store).map_err(|error| failure(&error))?;
     let plan = Arc::new(plan);
@@ -67,12 +71,13 @@ pub async fn run(serving: Serving, life: Life) -> Result<(), Failure> {
     let partition = plan.settings.partition.as_str().to_owned();
     let control = spawn_control(control, &partition, ops.clone(), &life)?;
     if let Some(observe) = &plan.observe {
-        control::spawn_observe(observe, ops.clone(), life.clone()).map_err(|error| Failure::unavailable(&error))?;
+        control::spawn_observe(observe, ops.clone(), life.clone())
+            .map_err(|error| Failure::unavailable(&error))?;
     }
     life.spawn(control::reload_on_signal(ops, life.clone()));
     log::info!(home:% = plan.home().display(), store:% = plan.location, partition, interval:% = plan.interval, control:% = control.display(); "keeping snapshots");
-    let mut actor = Actor::new(engine, Arc::clone(&plan), Arc::clone(&state), metrics, jobs, life.clone())
-        .map_err(|error| Failure::new(Exit::Bug, &error))?;
+    let mut actor =
+        Actor::new(engine, Arc::clone(&plan), Arc::clone(&state), metrics, jobs, wanted, life.clone());
     let ended = match start(&mut actor, &state, &life).await {
         Err(Over) => Err(stopped_too_early()),
         // Nobody may start on a home that may be an old one, or none.
@@ -92,7 +97,13 @@ pub async fn run(serving: Serving, life: Life) -> Result<(), Failure> {
 }
 
 /// Does nothing but say so, until it is told to stop.
-pub async fn idle(why: String, control: Option<PathBuf>, ready_fd: Option<i32>, life: Life) -> Result<(), Failure> {
+pub async fn idle(
+    why: String,
+    control: Option<PathBuf>,
+    ready_fd: Option<i32>,
+    life: Life,
+) -> Result<(), Failure> {
+    let _ignored = usr1()?;
     log::warn!(why; "snapshots are off: nothing is restored, stored or deleted");
     let off = Arc::new(Off { why: why.clone(), life: life.clone() });
     spawn_control(control, "off", off, &life)?;
@@ -100,6 +111,11 @@ pub async fn idle(why: String, control: Option<PathBuf>, ready_fd: Option<i32>, 
     life.draining().await;
     life.finish().await;
     Ok(())
+}
+
+/// Asks for a snapshot. Taken first of all: without a handler it would end the process.
+fn usr1() -> Result<Signal, Failure> {
+    signal(SignalKind::user_defined1()).map_err(|error| Failure::new(Exit::Bug, &error))
 }
 
 /// How a start ends that failed because nobody can tell whether there is a snapshot: trying again may help, unless the
@@ -150,7 +166,8 @@ fn spawn_control(
             control::spawn(&path, what, life.clone()).map_err(|error| Failure::unavailable(&error))?;
             Ok(path)
         }
-        None => control::spawn_named(DAEMON, name, what, life.clone()).map_err(|error| Failure::unavailable(&error)),
+        None => control::spawn_named(DAEMON, name, what, life.clone())
+            .map_err(|error| Failure::unavailable(&error)),
     }
 }
 

@@ -125,7 +125,11 @@ impl Ops {
         self.ask(Job::Apply(plan.interval, plan.settings.keep)).await.map_err(|refusal| refusal.line)?;
         let restart = self.plan.needs_restart(&plan);
         let now = format!("interval {}", plan.interval);
-        if restart.is_empty() { Ok(now) } else { Ok(format!("{now}; needs a restart: {}", restart.join(", "))) }
+        if restart.is_empty() {
+            Ok(now)
+        } else {
+            Ok(format!("{now}; needs a restart: {}", restart.join(", ")))
+        }
     }
 }
 

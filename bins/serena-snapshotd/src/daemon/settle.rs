@@ -1,18 +1,32 @@
-//! The first look at the store: who we are to it, and what an empty home gets from it.
+//! The first look at the store: what an empty home gets from it, and who we are to it.
 
 use std::sync::Arc;
 
 use crate::engine::{Engine, EngineError, RestoreOutcome, RestoreRequest, Standing};
 use crate::progress::Progress;
 
-/// Becomes the writer, then restores a home that is empty. In this order, so that nobody publishes between the two; and not
-/// where the home may not be published anyway, so that whoever may is not fenced for nothing.
-pub(super) async fn settle(engine: &mut Engine, progress: &Arc<Progress>) -> Result<RestoreOutcome, EngineError> {
-    match engine.standing().await? {
-        standing @ (Standing::Diverged | Standing::Fenced) => Ok(RestoreOutcome::LeftAlone(standing)),
-        Standing::Current | Standing::Empty | Standing::Fresh => {
-            engine.claim().await?;
-            engine.restore(&RestoreRequest::default(), progress).await
+/// How often a writer that is just stopping may publish while we restore.
+const ATTEMPTS: u32 = 5;
+
+/// Restores a home that is empty, then becomes the writer; how the restore ended, and how the home stands now.
+pub(super) async fn settle(
+    engine: &mut Engine,
+    progress: &Arc<Progress>,
+) -> Result<(RestoreOutcome, Standing), EngineError> {
+    let mut request = RestoreRequest::default();
+    let mut attempt = 1;
+    loop {
+        let outcome = engine.restore(&request, progress).await?;
+        engine.claim().await?;
+        let standing = engine.standing().await?;
+        let is_overtaken =
+            standing == Standing::Diverged && matches!(outcome, RestoreOutcome::Restored { .. });
+        if !is_overtaken || attempt == ATTEMPTS {
+            return Ok((outcome, standing));
         }
+        // Its last snapshot came after the one that we have just put back. Nobody has been told yet that the home is there.
+        log::info!("the writer before us has published once more, restoring again");
+        request.replace = true;
+        attempt += 1;
     }
 }

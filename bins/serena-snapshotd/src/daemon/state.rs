@@ -70,7 +70,10 @@ impl State {
         let known = self.known();
         Now {
             standing: known.standing,
-            last_success: known.success.as_ref().map_or(0.0, |(when, _)| when.as_millisecond() as f64 / 1000.0),
+            last_success: known
+                .success
+                .as_ref()
+                .map_or(0.0, |(when, _)| when.as_millisecond() as f64 / 1000.0),
             age: known.success.as_ref().map(|(_, when)| when.elapsed().as_secs_f64()),
             overdue: known.complaint.is_some(),
         }

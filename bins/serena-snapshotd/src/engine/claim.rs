@@ -26,7 +26,7 @@ impl Engine {
         self.is_daemon = true;
         self.look().await?;
         self.sweep().await;
-        if self.compare(false).await? == Standing::Diverged {
+        if self.compare(super::is_empty(super::home(&self.settings))).await? == Standing::Diverged {
             return Ok(());
         }
         if self.conditions().await? == Conditions::Ignored {
@@ -50,7 +50,9 @@ impl Engine {
                 return Ok(());
             }
         }
-        Err(EngineError::Refused("others keep replacing HEAD; is there more than one daemon for this partition?".to_owned()))
+        Err(EngineError::Refused(
+            "others keep replacing HEAD; is there more than one daemon for this partition?".to_owned(),
+        ))
     }
 
     /// For a daemon with `takeover = "wait"`, every [`RENEW`]: shows newcomers that it is alive. Whether it still is the
@@ -69,7 +71,9 @@ impl Engine {
             return Ok(!self.is_fenced);
         }
         let Some(epoch) = self.epoch else { return Ok(true) };
-        let Some((head, etag)) = self.known.as_ref().and_then(|known| known.head.clone()) else { return Ok(true) };
+        let Some((head, etag)) = self.known.as_ref().and_then(|known| known.head.clone()) else {
+            return Ok(true);
+        };
         if self.replace_head(epoch, head.newest, released, Some(&etag)).await? {
             self.marker.write()?;
             return Ok(true);
@@ -143,7 +147,9 @@ impl Engine {
         match self.store.sweep(&keys).await {
             Ok(0) => {}
             Ok(uploads) => log::info!(uploads; "gave up uploads that were left half done"),
-            Err(error) => log::warn!(error:% = error; "uploads that were left half done could not be given up"),
+            Err(error) => {
+                log::warn!(error:% = error; "uploads that were left half done could not be given up")
+            }
         }
     }
 }

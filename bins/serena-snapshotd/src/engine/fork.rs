@@ -12,7 +12,8 @@ use crate::take::{Draft, Taken};
 
 impl Engine {
     pub(super) async fn fork(&mut self, work: &Work, standing: Standing) -> Result<Outcome, EngineError> {
-        let newest = self.known.as_ref().and_then(|known| known.newest.as_ref()).map(|newest| newest.id.clone());
+        let newest =
+            self.known.as_ref().and_then(|known| known.newest.as_ref()).map(|newest| newest.id.clone());
         let home = super::home(&self.settings);
         if self.marker.marker.base.is_none() && super::is_empty(home) {
             return Err(EngineError::Refused(format!(
@@ -63,7 +64,7 @@ impl Engine {
         let Some(fork) = &self.marker.marker.fork else { return Ok(None) };
         match self.reader.read(&fork.manifest, Some(&fork.manifest_sha256)).await {
             Ok((manifest, _)) => Ok(Some(Arc::new(manifest))),
-            Err(EngineError::Damaged(_)) => Ok(None),
+            Err(EngineError::Damaged(_) | EngineError::Unreadable(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -74,12 +74,12 @@ impl Marker {
     }
 
     /// The home is, or comes after, what is published now. The attempt that did it is done; all others have failed, because
-    /// each could only have replaced a `HEAD` that is gone.
-    pub fn descends_from(&mut self, newest: Newest) {
-        for intent in self.intents.drain(..) {
-            if intent.id != newest.id {
-                self.leftovers.extend(intent.keys);
-            }
+    /// each could only have replaced a `HEAD` that is gone. Where it is not known what came before, one of them may be part
+    /// of that, and they stay.
+    pub fn descends_from(&mut self, newest: Newest, lineage_is_known: bool) {
+        self.intents.retain(|intent| intent.id != newest.id);
+        if lineage_is_known {
+            self.leftovers.extend(self.intents.drain(..).flat_map(|intent| intent.keys));
         }
         self.base = Some(newest);
     }
@@ -141,7 +141,12 @@ mod tests {
     use crate::digest::Digest;
 
     fn newest(id: &Id) -> Newest {
-        Newest { id: id.clone(), manifest: id.manifest(false), manifest_sha256: Digest::of(b""), tree: Digest::of(b"") }
+        Newest {
+            id: id.clone(),
+            manifest: id.manifest(false),
+            manifest_sha256: Digest::of(b""),
+            tree: Digest::of(b""),
+        }
     }
 
     #[test]
@@ -151,7 +156,9 @@ mod tests {
         for (id, key) in [(&one, "a"), (&two, "b"), (&three, "c")] {
             marker.intend(id.clone(), key.to_owned());
         }
-        marker.descends_from(newest(&two));
+        marker.descends_from(newest(&two), false);
+        assert_eq!((marker.leftovers.len(), marker.intents.len()), (0, 2));
+        marker.descends_from(newest(&two), true);
         assert_eq!((marker.leftovers, marker.intents.len()), (vec!["a".to_owned(), "c".to_owned()], 0));
     }
 
@@ -167,6 +174,9 @@ mod tests {
         assert_eq!(again.marker.base, file.marker.base);
         std::fs::write(&path, "{}").unwrap();
         let error = MarkerFile::open(path).unwrap_err().to_string();
-        assert!(error.contains("home.snapshotd.json") && error.contains("missing field `version`"), "{error}");
+        assert!(
+            error.contains("home.snapshotd.json") && error.contains("missing field `version`"),
+            "{error}"
+        );
     }
 }

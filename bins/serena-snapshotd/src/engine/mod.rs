@@ -27,15 +27,16 @@ use std::sync::Arc;
 
 use mcp_daemon::files::Lock;
 
-use self::marker::{MarkerFile, beside};
 pub use self::claim::RENEW;
-pub use self::reader::Reader;
+use self::marker::{MarkerFile, beside};
 use self::reader::Known;
+pub use self::reader::Reader;
 pub use self::said::{
     EngineError, Outcome, Place, Pruned, RestoreOutcome, RestoreRequest, Row, Selector, Side, Summary,
 };
 pub use self::standing::Standing;
 use self::standing::{Compared, standing};
+use crate::head::Newest;
 use crate::layout::Id;
 use crate::manifest::{Manifest, StoredObject};
 use crate::settings::Settings;
@@ -58,10 +59,18 @@ pub struct Engine {
     is_daemon: bool,
     /// The manifest that the next reading is compared with.
     base: Option<Arc<Manifest>>,
+    /// The newest manifest is damaged, so nobody knows what came before it.
+    is_cut: bool,
     /// What the last reading saw, against which manifest.
     seen: Option<(Id, Seen)>,
     /// Packs and blobs by manifest, for `prune`.
     objects: HashMap<Id, Arc<Vec<StoredObject>>>,
+    /// What was pinned at the last prune.
+    pinned: HashSet<Id>,
+    /// Ancestors of which a shrink has been noticed.
+    shrunk: HashSet<Id>,
+    /// The newest snapshot when the home was last found to hold something else.
+    differs: Option<Id>,
     /// Manifests that existed at the last look; what is not among them is no longer told as an ancestor.
     existing: Option<HashSet<Id>>,
     _lock: Lock,
@@ -89,8 +98,12 @@ impl Engine {
             is_fenced: false,
             is_daemon: false,
             base: None,
+            is_cut: false,
             seen: None,
             objects: HashMap::new(),
+            pinned: HashSet::new(),
+            shrunk: HashSet::new(),
+            differs: None,
             existing: None,
             _lock: lock,
         })
@@ -128,14 +141,34 @@ impl Engine {
         // Whatever was known before may be wrong now.
         self.known = None;
         let known = self.reader.newest().await?;
-        if let Some(newest) = &known.newest
-            && self.marker.marker.intents.iter().any(|intent| intent.id == newest.id)
-        {
-            log::info!(snapshot:% = newest.id; "a snapshot whose answer was lost had been published");
-            self.descend_from(newest.clone())?;
+        if let Some(newest) = &known.newest {
+            self.settle_intents(newest).await?;
         }
         self.known = Some(known);
         Ok(())
+    }
+
+    /// Finds out which attempts whose end nobody has heard are snapshots now, be it one that others have followed already: the
+    /// home descends from the last of them. Where the lineage cannot be read they stay unsettled.
+    async fn settle_intents(&mut self, newest: &Newest) -> Result<(), EngineError> {
+        if self.marker.marker.intents.is_empty() {
+            return Ok(());
+        }
+        let lineage: Vec<Newest> =
+            match self.reader.read(&newest.manifest, Some(&newest.manifest_sha256)).await {
+                Ok((manifest, _)) => {
+                    let ancestors = manifest.about.ancestors.into_iter().map(|ancestor| ancestor.newest);
+                    std::iter::once(newest.clone()).chain(ancestors).collect()
+                }
+                Err(EngineError::Damaged(_) | EngineError::Unreadable(_)) => vec![newest.clone()],
+                Err(error) => return Err(error),
+            };
+        let intents = &mut self.marker.marker.intents;
+        let is_intended = |one: &&Newest| intents.iter().any(|intent| intent.id == one.id);
+        let Some(published) = lineage.iter().find(is_intended).cloned() else { return Ok(()) };
+        log::info!(snapshot:% = published.id; "a snapshot had been published though nobody heard of it");
+        intents.retain(|intent| lineage.iter().all(|one| one.id != intent.id));
+        self.descend_from(published)
     }
 
     /// Compares the home with what the store said last.
@@ -162,19 +195,43 @@ impl Engine {
                     compared.base_ancestors = &ancestors;
                     found = standing(compared);
                 }
-                Err(EngineError::Damaged(_)) => {}
+                Err(EngineError::Damaged(_) | EngineError::Unreadable(_)) => {}
                 Err(error) => return Err(error),
             }
+        }
+        if found == Standing::Diverged && self.holds_the_newest().await? {
+            found = Standing::Current;
         }
         self.is_fenced = found == Standing::Fenced;
         Ok(found)
     }
 
+    /// Whether the home holds exactly what the newest snapshot holds, whatever its marker says: then the marker was lost, with
+    /// a container's own layer or in a crash after a restore, and the home descends from it. Asked once for each newest one.
+    async fn holds_the_newest(&mut self) -> Result<bool, EngineError> {
+        let newest = self.known.as_ref().and_then(|known| known.newest.clone());
+        let Some(newest) = newest.filter(|newest| self.differs.as_ref() != Some(&newest.id)) else {
+            return Ok(false);
+        };
+        let is_same = match self.reader.read(&newest.manifest, Some(&newest.manifest_sha256)).await {
+            Ok((manifest, _)) => publish::holds(Arc::clone(&self.settings), manifest).await,
+            Err(EngineError::Damaged(_) | EngineError::Unreadable(_)) => false,
+            Err(error) => return Err(error),
+        };
+        if is_same {
+            log::info!(snapshot:% = newest.id; "the home holds the newest snapshot, and follows it from now on");
+            self.descend_from(newest)?;
+        } else {
+            self.differs = Some(newest.id);
+        }
+        Ok(is_same)
+    }
+
     /// The home descends from this one from now on.
-    fn descend_from(&mut self, newest: crate::head::Newest) -> Result<(), EngineError> {
+    fn descend_from(&mut self, newest: Newest) -> Result<(), EngineError> {
         if self.marker.marker.base.as_ref() != Some(&newest) || !self.marker.marker.intents.is_empty() {
             self.marker.marker.store = self.store.to_string();
-            self.marker.marker.descends_from(newest);
+            self.marker.marker.descends_from(newest, !self.is_cut);
             self.marker.write()?;
         }
         Ok(())
@@ -222,8 +279,9 @@ fn cannot_tell() -> EngineError {
     EngineError::Refused("the store has not been read yet".to_owned())
 }
 
-/// Whether there is nothing in a directory but directories, or no directory at all.
+/// Whether there is nothing in a directory but directories, or no directory at all; what a restore keeps in it is not counted.
 fn is_empty(directory: &Path) -> bool {
     let Ok(entries) = std::fs::read_dir(directory) else { return !directory.exists() };
-    entries.flatten().all(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()) && is_empty(&entry.path()))
+    let mut others = entries.flatten().filter(|entry| entry.file_name() != crate::take::STAGING);
+    others.all(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()) && is_empty(&entry.path()))
 }

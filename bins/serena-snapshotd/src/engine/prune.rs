@@ -48,17 +48,23 @@ impl Engine {
         let forks = self.reader.listed(FORKS).await?;
         let pins = self.reader.pins().await?;
         self.existing = Some(manifests.iter().filter_map(|key| Id::of_key(key)).collect());
-        let gone = dispensable(&lineage(&manifest, &manifests, &|id| pins.contains_key(id)), &self.settings.keep);
+        self.pinned = pins.keys().cloned().collect();
+        let gone =
+            dispensable(&lineage(&manifest, &manifests, &|id| pins.contains_key(id)), &self.settings.keep);
         if gone.is_empty() {
             return Ok(Pruned::default());
         }
         let keys: HashMap<Id, String> =
             manifests.iter().chain(&forks).filter_map(|key| Some((Id::of_key(key)?, key.clone()))).collect();
-        let mut needed: HashSet<String> = HashSet::new();
+        // Whatever a listing lacks, the newest one is needed.
+        let mut needed: HashSet<String> =
+            manifest.about.objects.iter().map(|object| object.key.clone()).collect();
         let mut candidates: HashMap<String, u64> = HashMap::new();
         for (id, key) in &keys {
             match (self.objects_of(id, key).await, gone.contains(id)) {
-                (Ok(objects), true) => candidates.extend(objects.iter().map(|one| (one.key.clone(), one.size))),
+                (Ok(objects), true) => {
+                    candidates.extend(objects.iter().map(|one| (one.key.clone(), one.size)))
+                }
                 (Ok(objects), false) => needed.extend(objects.iter().map(|one| one.key.clone())),
                 // What a damaged one pointed to stays where it is.
                 (Err(EngineError::Damaged(_)), true) => {}
@@ -94,7 +100,9 @@ impl Engine {
             Ok(pruned)
         } else {
             let left = self.marker.marker.leftovers.len();
-            Err(EngineError::Refused(format!("{left} objects could not be deleted; the next prune tries again")))
+            Err(EngineError::Refused(format!(
+                "{left} objects could not be deleted; the next prune tries again"
+            )))
         }
     }
 
@@ -131,7 +139,9 @@ impl Engine {
         let Some(base) = &self.base else { return false };
         let mut lineage = vec![kin(&base.about.id, base.about.created, false)];
         let ancestors = base.about.ancestors.iter();
-        lineage.extend(ancestors.map(|one| kin(&one.newest.id, one.created, false)));
+        lineage.extend(
+            ancestors.map(|one| kin(&one.newest.id, one.created, self.pinned.contains(&one.newest.id))),
+        );
         !dispensable(&lineage, &self.settings.keep).is_empty()
     }
 

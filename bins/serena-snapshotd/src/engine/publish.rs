@@ -49,8 +49,11 @@ impl Engine {
         progress: &Arc<Progress>,
         cancelled: &Arc<AtomicBool>,
     ) -> Result<Outcome, EngineError> {
-        let work =
-            Work { reason: reason.to_owned(), progress: Arc::clone(progress), cancelled: Arc::clone(cancelled) };
+        let work = Work {
+            reason: reason.to_owned(),
+            progress: Arc::clone(progress),
+            cancelled: Arc::clone(cancelled),
+        };
         if self.known.is_none() {
             self.look().await?;
         }
@@ -83,6 +86,12 @@ impl Engine {
             }
             let ancestors = self.ancestors(base.as_deref());
             let Draft { entries, objects, seen, skipped } = draft;
+            if let Some(base) = base.as_ref().filter(|base| base.about.tree == tree_digest(&entries)) {
+                // Only files that never stand still, whose bytes of before were kept.
+                self.withdraw(&id)?;
+                self.seen = Some((base.about.id.clone(), seen));
+                return Ok(Outcome::Unchanged(base.about.id.clone()));
+            }
             let manifest = Arc::new(made(&self.settings, id.clone(), work, entries, objects, ancestors));
             if let Some(base) = &base {
                 self.pin_before_shrink(base, &manifest).await?;
@@ -114,7 +123,9 @@ impl Engine {
         self.look().await?;
         match self.compare(false).await? {
             standing @ (Standing::Diverged | Standing::Fenced) => Ok(Claimed::Refused(standing)),
-            Standing::Current | Standing::Empty | Standing::Fresh if newest(self) == before => Ok(Claimed::Newest),
+            Standing::Current | Standing::Empty | Standing::Fresh if newest(self) == before => {
+                Ok(Claimed::Newest)
+            }
             Standing::Current | Standing::Empty | Standing::Fresh => Ok(Claimed::Again),
         }
     }
@@ -150,6 +161,7 @@ impl Engine {
     /// stored anew.
     async fn base(&mut self) -> Result<Option<Arc<Manifest>>, EngineError> {
         let known = self.known.as_ref().ok_or_else(super::cannot_tell)?;
+        self.is_cut = false;
         let Some(newest) = known.newest.clone() else { return Ok(None) };
         if let Some(base) = self.base.as_ref().filter(|base| base.about.id == newest.id) {
             return Ok(Some(Arc::clone(base)));
@@ -161,6 +173,7 @@ impl Engine {
                 Ok(Some(manifest))
             }
             Err(EngineError::Damaged(why)) => {
+                self.is_cut = true;
                 log::error!(snapshot:% = newest.id, why; "the newest snapshot is damaged, the next one is stored whole");
                 Ok(None)
             }
@@ -187,14 +200,43 @@ impl Engine {
         std::iter::once(base.as_ancestor(newest)).chain(older).take(MAX_ANCESTORS).collect()
     }
 
-    async fn pin_before_shrink(&self, base: &Manifest, now: &Manifest) -> Result<(), EngineError> {
-        let extent = |about: &About| Extent { files: about.files, bytes: about.bytes, projects: about.projects };
-        if has_shrunk(extent(&base.about), extent(&now.about)) {
-            let (files_before, files) = (base.about.files, now.about.files);
-            log::warn!(files_before, files, pinned:% = base.about.id; "much is gone since the last snapshot, which is pinned");
-            self.reader.put_pin(&base.about.id, super::reader::SHRUNK).await?;
+    /// Pins what the home was before much of it was gone, at once or little by little.
+    async fn pin_before_shrink(&mut self, base: &Manifest, now: &Manifest) -> Result<(), EngineError> {
+        let About { files, bytes, projects, .. } = now.about;
+        let now = Extent { files, bytes, projects };
+        let before =
+            Extent { files: base.about.files, bytes: base.about.bytes, projects: base.about.projects };
+        let exists = |ancestor: &&Ancestor| {
+            self.existing.as_ref().is_none_or(|existing| existing.contains(&ancestor.newest.id))
+        };
+        let largest = base.about.ancestors.iter().filter(exists).max_by_key(|one| (one.bytes, one.files));
+        let mut pinned = Vec::new();
+        if has_shrunk(before, now) {
+            pinned.push((base.about.id.clone(), before.files));
+        }
+        if let Some(largest) = largest {
+            let was = Extent { files: largest.files, bytes: largest.bytes, projects: None };
+            if (was.bytes, was.files) > (before.bytes, before.files) && has_shrunk(was, now) {
+                pinned.push((largest.newest.id.clone(), was.files));
+            }
+        }
+        for (id, files_before) in pinned {
+            if self.shrunk.insert(id.clone()) {
+                log::warn!(files_before, files, pinned:% = id; "much is gone since this snapshot, which is pinned");
+                self.reader.put_pin(&id, super::reader::SHRUNK).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Takes back an attempt that stored nothing that counts.
+    fn withdraw(&mut self, id: &Id) -> Result<(), EngineError> {
+        let marker = &mut self.marker.marker;
+        let Some(at) = marker.intents.iter().position(|intent| intent.id == *id) else { return Ok(()) };
+        let intent = marker.intents.remove(at);
+        // Its manifest was never written, so nothing can ever refer to the others.
+        marker.leftovers.extend(intent.keys);
+        self.marker.write()
     }
 
     /// Reads the home on a thread of its own, and stores what it makes; every key is written down before it is used.
@@ -265,7 +307,9 @@ impl Engine {
             }
             (taken, failed) => {
                 self.seen = seen;
-                Err(failed.or(taken.err().map(EngineError::from)).unwrap_or_else(|| TakeError::Cancelled.into()))
+                Err(failed
+                    .or(taken.err().map(EngineError::from))
+                    .unwrap_or_else(|| TakeError::Cancelled.into()))
             }
         }
     }
@@ -322,7 +366,9 @@ impl Engine {
                 log::info!(snapshots = pruned.snapshots.len(), objects = pruned.objects, bytes = pruned.bytes; "old snapshots deleted");
             }
             Err(EngineError::Refused(why)) => log::debug!(why; "nothing pruned"),
-            Err(error) => log::warn!(error:% = error; "old snapshots not deleted, the next snapshot tries again"),
+            Err(error) => {
+                log::warn!(error:% = error; "old snapshots not deleted, the next snapshot tries again")
+            }
         }
     }
 }
@@ -335,6 +381,24 @@ enum Claimed {
     Again,
     /// Somebody else has published.
     Refused(Standing),
+}
+
+/// Whether the roots hold exactly what a manifest says.
+pub(super) async fn holds(settings: Arc<Settings>, manifest: Manifest) -> bool {
+    let taken = blocking(move || {
+        let job = Job {
+            roots: &settings.roots,
+            base: Some(&manifest),
+            seen: None,
+            spool: &settings.spool,
+            seal: settings.seal.as_deref(),
+            blob_from: settings.blob_from,
+            progress: &Progress::default(),
+            cancelled: &AtomicBool::new(false),
+        };
+        take(&job, &mut |_| Err(called_off()))
+    });
+    matches!(taken.await, Ok(Taken::Same(_)))
 }
 
 pub(super) fn summary(manifest: &Manifest, sent: u64, skipped: Vec<(String, String)>) -> Summary {

@@ -11,8 +11,8 @@ use super::{EngineError, Place, Row, Selector};
 use crate::digest::Digest;
 use crate::head::{Head, MAX_HEAD, Newest};
 use crate::layout::{self, FORKS, HEAD, Id, MANIFESTS, PINS};
-use crate::manifest::{MAX_STORED, Manifest};
-use crate::seal::Seal;
+use crate::manifest::{MAX_STORED, Manifest, ManifestError};
+use crate::seal::{self, Seal};
 use crate::store::{Etag, Store};
 
 /// Largest pin in bytes.
@@ -49,6 +49,12 @@ struct Pin {
     why: String,
 }
 
+/// A pin, and where it is.
+pub(super) struct Pinned {
+    why: String,
+    key: String,
+}
+
 /// Why a snapshot is pinned by us rather than by a person.
 pub(super) const SHRUNK: &str = "before a shrink";
 /// Why it is pinned by a person.
@@ -68,10 +74,20 @@ impl Reader {
             return Ok(Known { newest: Some(head.newest.clone()), head: Some((head, object.etag)) });
         }
         let newest = match self.listed(MANIFESTS).await?.into_iter().next() {
-            Some(key) => Some(self.read(&key, None).await?.1),
+            Some(key) => Some(self.newest_at(key).await?),
             None => None,
         };
         Ok(Known { newest, head: None })
+    }
+
+    /// What names the manifest at a key; a damaged one is named too, and is found to be damaged by whoever reads it.
+    async fn newest_at(&self, key: String) -> Result<Newest, EngineError> {
+        match (self.read(&key, None).await, Id::of_key(&key)) {
+            (Err(EngineError::Damaged(_)), Some(id)) => {
+                Ok(Newest { id, manifest: key, manifest_sha256: Digest::of(b""), tree: Digest::of(b"") })
+            }
+            (read, _) => Ok(read?.1),
+        }
     }
 
     /// The keys of manifests below a prefix, the newest first: by epoch, then by number.
@@ -109,29 +125,51 @@ impl Reader {
     }
 
     async fn decode(&self, key: &str, bytes: Bytes) -> Result<Manifest, EngineError> {
-        let (seal, sealed) = (self.seal.clone(), layout::is_sealed(key));
-        let decoded = super::blocking(move || match (sealed, seal) {
-            (false, _) => Manifest::read(&bytes[..]).map_err(|error| mcp_daemon::exit::chain(&error)),
-            (true, Some(seal)) => {
-                let plain = seal.reader(&bytes[..]).map_err(|error| error.to_string())?;
-                Manifest::read(plain).map_err(|error| mcp_daemon::exit::chain(&error))
-            }
-            (true, None) => Err("encrypted, and no identity is configured to read it".to_owned()),
+        let seal = self.seal.clone();
+        let name = key.to_owned();
+        let decoded = super::blocking(move || {
+            let plain = seal::open(&name, seal.as_deref(), &bytes[..]).map_err(ManifestError::Zstd)?;
+            Manifest::read(plain)
         });
-        decoded.await.map_err(|why| EngineError::Damaged(format!("{key}: {why}")))
+        decoded.await.map_err(|error| {
+            let line = format!("{key}: {}", mcp_daemon::exit::chain(&error));
+            match error {
+                ManifestError::Version(_) => EngineError::Unreadable(line),
+                ManifestError::Zstd(cause) if cause.kind() == std::io::ErrorKind::PermissionDenied => {
+                    EngineError::Unreadable(line)
+                }
+                ManifestError::Contradiction(_)
+                | ManifestError::Entry { .. }
+                | ManifestError::Json(_)
+                | ManifestError::Zstd(_) => EngineError::Damaged(line),
+            }
+        })
     }
 
     /// Everything there is, the newest first, forks last.
     pub async fn list(&self) -> Result<Vec<Row>, EngineError> {
         let known = self.newest().await?;
-        let pins = self.pins().await?;
+        let pins = self.pins().await.unwrap_or_else(|error| {
+            log::warn!(error = mcp_daemon::exit::chain(&error); "the pins cannot be read");
+            HashMap::new()
+        });
         let keys = self.listed(MANIFESTS).await?;
         let mut rows = Vec::new();
         let mut lineage: Vec<Id> = Vec::new();
         if let Some(newest) = &known.newest {
-            let (manifest, _) = self.read(&newest.manifest, Some(&newest.manifest_sha256)).await?;
-            rows.push(row(&manifest, Place::Newest));
-            for ancestor in &manifest.about.ancestors {
+            let ancestors = match self.read(&newest.manifest, Some(&newest.manifest_sha256)).await {
+                Ok((manifest, _)) => {
+                    rows.push(row(&manifest, Place::Newest));
+                    manifest.about.ancestors
+                }
+                // A person then wants to see the older ones all the more.
+                Err(EngineError::Damaged(why)) => {
+                    log::error!(why; "the newest snapshot cannot be read");
+                    Vec::new()
+                }
+                Err(error) => return Err(error),
+            };
+            for ancestor in &ancestors {
                 if keys.contains(&ancestor.newest.manifest) {
                     rows.push(Row {
                         id: ancestor.newest.id.clone(),
@@ -146,14 +184,16 @@ impl Reader {
             lineage.extend(rows.iter().map(|row| row.id.clone()));
         }
         for row in &mut rows {
-            row.pinned = pins.get(&row.id).map(|why| if why == SHRUNK { SHRUNK } else { ASKED });
+            row.pinned = pins.get(&row.id).map(|pin| if pin.why == SHRUNK { SHRUNK } else { ASKED });
         }
         let others = keys.into_iter().filter(|key| Id::of_key(key).is_some_and(|id| !lineage.contains(&id)));
         for key in others.chain(self.listed(FORKS).await?) {
             match self.read(&key, None).await {
                 Ok((manifest, _)) => rows.push(row(&manifest, Place::Fork)),
                 // One that is damaged, or just gone, must not hide the others.
-                Err(EngineError::Damaged(why)) => log::warn!(why; "a manifest cannot be read"),
+                Err(EngineError::Damaged(why) | EngineError::Unreadable(why)) => {
+                    log::warn!(why; "a manifest cannot be read");
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -171,7 +211,9 @@ impl Reader {
         let lineage = match &known.newest {
             // A damaged newest must not stand between a person and the older ones.
             Some(newest) => match self.read(&newest.manifest, Some(&newest.manifest_sha256)).await {
-                Err(EngineError::Damaged(_)) if *which != Selector::Latest => None,
+                Err(EngineError::Damaged(_) | EngineError::Unreadable(_)) if *which != Selector::Latest => {
+                    None
+                }
                 read => Some(read?),
             },
             None => None,
@@ -196,7 +238,8 @@ impl Reader {
             [] => Err(EngineError::NoSuchSnapshot(format!("there is no snapshot {which} in {}", self.store))),
             [key] => self.read(key, None).await,
             several => {
-                let ids: Vec<String> = several.iter().filter_map(|key| Some(Id::of_key(key)?.to_string())).collect();
+                let ids: Vec<String> =
+                    several.iter().filter_map(|key| Some(Id::of_key(key)?.to_string())).collect();
                 Err(EngineError::NoSuchSnapshot(format!(
                     "several snapshots have the number {which}; write one of {}",
                     ids.join(", ")
@@ -206,14 +249,14 @@ impl Reader {
     }
 
     /// What is pinned, and why.
-    pub(super) async fn pins(&self) -> Result<HashMap<Id, String>, EngineError> {
+    pub(super) async fn pins(&self) -> Result<HashMap<Id, Pinned>, EngineError> {
         let mut pins = HashMap::new();
         for listed in self.store.list(PINS).await? {
             // Gone in between: then it is no pin any more.
             let Some(object) = self.store.get(&listed.key, MAX_PIN).await? else { continue };
             let pin: Pin = serde_json::from_slice(&object.bytes)
                 .map_err(|error| EngineError::Damaged(format!("{}: {error}", listed.key)))?;
-            pins.insert(pin.id, pin.why);
+            pins.insert(pin.id, Pinned { why: pin.why, key: listed.key });
         }
         Ok(pins)
     }
@@ -224,20 +267,29 @@ impl Reader {
         if newest.manifest.starts_with(FORKS) {
             return Err(EngineError::Refused("a fork needs no pin: `prune` leaves forks alone".to_owned()));
         }
-        self.put_pin(&newest.id, ASKED).await?;
+        let key = self.put_pin(&newest.id, ASKED).await?;
         // A prune that had decided before it could see the pin may have taken it away.
         if self.store.stat(&newest.manifest).await?.is_none() {
-            self.store.delete(&layout::pin(newest.id.seq)).await?;
+            self.store.delete(&key).await?;
             return Err(EngineError::NoSuchSnapshot(format!("snapshot {which} was deleted just now")));
         }
         Ok(newest.id)
     }
 
-    pub(super) async fn put_pin(&self, id: &Id, why: &str) -> Result<(), EngineError> {
+    /// Pins a snapshot, and says where; one that is pinned already stays so for its own reason.
+    pub(super) async fn put_pin(&self, id: &Id, why: &str) -> Result<String, EngineError> {
+        let mut key = layout::pin(id);
+        if let Some(object) = self.store.get(&key, MAX_PIN).await? {
+            match serde_json::from_slice::<Pin>(&object.bytes) {
+                Ok(pin) if pin.id == *id => return Ok(key),
+                Ok(_) => key = layout::other_pin(id),
+                Err(_) => {}
+            }
+        }
         let pin = Pin { id: id.clone(), why: why.to_owned() };
         let bytes = serde_json::to_vec(&pin).expect("strings are JSON");
-        self.store.put(&layout::pin(id.seq), crate::store::Source::Bytes(bytes.into())).await?;
-        Ok(())
+        self.store.put(&key, crate::store::Source::Bytes(bytes.into())).await?;
+        Ok(key)
     }
 
     /// Lets it go again.
@@ -250,10 +302,10 @@ impl Reader {
                 pins.keys().find(|id| id.seq == *seq).cloned().unwrap_or_else(|| Id::new(*seq, 0))
             }
         };
-        if !pins.contains_key(&id) {
+        let Some(pin) = pins.get(&id) else {
             return Err(EngineError::NoSuchSnapshot(format!("snapshot {which} is not pinned")));
-        }
-        self.store.delete(&layout::pin(id.seq)).await?;
+        };
+        self.store.delete(&pin.key).await?;
         Ok(id)
     }
 }

@@ -1,16 +1,19 @@
 //! Puts a snapshot back into the home, and settles a divergence.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::publish::Work;
-use super::{Engine, EngineError, Outcome, RestoreOutcome, RestoreRequest, Selector, Side, Standing, home, is_empty, journal};
+use super::{
+    Engine, EngineError, Outcome, RestoreOutcome, RestoreRequest, Selector, Side, Standing, home, is_empty,
+    journal,
+};
 use crate::head::Newest;
 use crate::layout::{Id, MANIFESTS};
 use crate::manifest::Manifest;
 use crate::progress::Progress;
-use crate::restore::{Plan, RestoreError, Target, restore};
+use crate::restore::{Plan, RestoreError, Restored, Target, restore};
 
 impl Engine {
     /// Puts a snapshot back. An error means that nobody can tell whether there is one, or that it did not work; the home is as
@@ -42,26 +45,50 @@ impl Engine {
             .filter(|root| request.replace || is_empty(&root.path))
             .map(|root| Target { name: root.name.clone(), path: root.path.clone() })
             .collect();
+        let roots = self.settings.roots.iter().map(|root| root.path.clone());
+        let left_alone: Vec<PathBuf> =
+            roots.filter(|path| targets.iter().all(|target| target.path != *path)).collect();
         let mut passed_over = Vec::new();
         let candidates = self.candidates(request.which.as_ref(), &newest).await?;
         for key in candidates {
             let expected = (key == newest.manifest).then_some(&newest.manifest_sha256);
-            let read = self.reader.read(&key, expected).await;
+            let mut read = self.reader.read(&key, expected).await;
+            if matches!(read, Err(EngineError::Damaged(_))) {
+                // It may have happened on the way.
+                read = self.reader.read(&key, expected).await;
+            }
             let why = match read {
                 Ok((manifest, _)) => match self.put_back(Arc::new(manifest), &targets, progress).await {
-                    Ok((manifest, kept)) => {
+                    Ok((manifest, restored)) => {
                         let id = manifest.about.id.clone();
                         if !passed_over.is_empty() {
-                            log::error!(snapshot:% = id; "newer snapshots are damaged, restored an older one");
+                            log::error!(snapshot:% = id, damaged:% = newest.id; "newer snapshots are damaged, restored an older one");
+                        }
+                        let left_alone: Vec<PathBuf> =
+                            left_alone.into_iter().filter(|path| self.is_in(&manifest, path)).collect();
+                        for root in &left_alone {
+                            log::error!(root:% = root.display(), pinned:% = newest.id; "this root is not empty and was left alone; the snapshot that has it is pinned");
+                        }
+                        if !(passed_over.is_empty() && left_alone.is_empty()) {
+                            self.reader.put_pin(&newest.id, super::reader::SHRUNK).await?;
                         }
                         // What comes next follows the newest one, whichever was put back: so nothing of the lineage is lost.
                         self.marker.marker.store = self.store.to_string();
                         self.marker.marker.base = Some(newest);
+                        // What was kept aside while the home was another one stays.
+                        self.marker.marker.fork = None;
                         self.marker.write()?;
                         self.seen = None;
-                        let (files, bytes) = (manifest.about.files, manifest.about.bytes);
+                        let Restored { files, bytes, kept } = restored;
                         log::info!(snapshot:% = id, files, bytes; "restored");
-                        return Ok(RestoreOutcome::Restored { id, files, bytes, kept, passed_over });
+                        return Ok(RestoreOutcome::Restored {
+                            id,
+                            files,
+                            bytes,
+                            kept,
+                            passed_over,
+                            left_alone,
+                        });
                     }
                     Err(RestoreError::Damaged(why)) => why,
                     Err(error) => return Err(error.into()),
@@ -81,15 +108,34 @@ impl Engine {
         manifest: Arc<Manifest>,
         targets: &[Target],
         progress: &Arc<Progress>,
-    ) -> Result<(Arc<Manifest>, Vec<PathBuf>), RestoreError> {
+    ) -> Result<(Arc<Manifest>, Restored), RestoreError> {
         let seal = self.settings.seal.as_ref();
         let plan = Plan { manifest: &manifest, store: &self.store, seal, targets, progress };
-        let kept = restore(&plan, &journal(home(&self.settings))).await?.kept;
-        Ok((manifest, kept))
+        let journal = journal(home(&self.settings));
+        let restored = match restore(&plan, &journal).await {
+            // It may have happened on the way.
+            Err(RestoreError::Damaged(_)) => restore(&plan, &journal).await?,
+            restored => restored?,
+        };
+        Ok((manifest, restored))
+    }
+
+    /// Whether the root at this place has files in a snapshot.
+    fn is_in(&self, manifest: &Manifest, place: &Path) -> bool {
+        let name =
+            self.settings.roots.iter().find(|root| root.path == place).map(|root| root.name.as_bytes());
+        let below = |path: &[u8], name: &[u8]| {
+            path.strip_prefix(name).is_some_and(|rest| rest.first() == Some(&b'/'))
+        };
+        name.is_some_and(|name| manifest.entries.iter().any(|entry| below(&entry.path, name)))
     }
 
     /// The manifests to try in turn: the one that was asked for alone, or the newest and then everything older.
-    async fn candidates(&self, which: Option<&Selector>, newest: &Newest) -> Result<Vec<String>, EngineError> {
+    async fn candidates(
+        &self,
+        which: Option<&Selector>,
+        newest: &Newest,
+    ) -> Result<Vec<String>, EngineError> {
         if let Some(which) = which.filter(|which| **which != Selector::Latest) {
             return Ok(vec![self.reader.find(which).await?.1.manifest]);
         }
@@ -105,12 +151,16 @@ impl Engine {
         self.look().await?;
         let known = self.known.as_ref().ok_or_else(super::cannot_tell)?;
         let Some(newest) = known.newest.clone() else {
-            return Err(EngineError::Refused("there is no snapshot yet: the next one publishes this home".to_owned()));
+            return Err(EngineError::Refused(
+                "there is no snapshot yet: the next one publishes this home".to_owned(),
+            ));
         };
         match side {
             Side::Local => {
                 self.marker.marker.base = Some(newest);
                 self.marker.marker.store = self.store.to_string();
+                // The next divergence has a fork of its own.
+                self.marker.marker.fork = None;
                 self.marker.write()?;
             }
             Side::Remote => {

@@ -36,7 +36,10 @@ pub(super) fn dispensable(lineage: &[Kin], keep: &Keep) -> Vec<Id> {
     for (age, kin) in lineage.iter().enumerate() {
         let date = kin.created.to_zoned(TimeZone::UTC).date();
         // Every rule looks at every snapshot: what one keeps still counts for the others.
-        let first_of_its_time = buckets.iter_mut().fold(false, |kept, buckets| buckets.wants(date) || kept);
+        let mut first_of_its_time = false;
+        for buckets in &mut buckets {
+            first_of_its_time |= buckets.wants(date);
+        }
         let seconds = newest.created.as_second().saturating_sub(kin.created.as_second());
         let is_young = keep.within > 0 && seconds <= i64::try_from(keep.within).unwrap_or(i64::MAX);
         let counts = age < (keep.last.max(1) as usize).max(2);
@@ -73,7 +76,8 @@ impl Buckets {
 /// projects Serena has registered, where that is known.
 pub(super) fn has_shrunk(before: Extent, now: Extent) -> bool {
     let halved = |before: u64, now: u64| now < before.div_ceil(2);
-    let fewer_projects = matches!((before.projects, now.projects), (Some(before), now) if now.unwrap_or(0) < before);
+    let fewer_projects =
+        matches!((before.projects, now.projects), (Some(before), now) if now.unwrap_or(0) < before);
     halved(before.files, now.files) || halved(before.bytes, now.bytes) || fewer_projects
 }
 

@@ -69,6 +69,8 @@ pub enum RestoreOutcome {
         kept: Vec<PathBuf>,
         /// Newer snapshots that could not be used, and why.
         passed_over: Vec<(String, String)>,
+        /// Roots of the snapshot that were not put back, because what is there is not empty.
+        left_alone: Vec<PathBuf>,
     },
 }
 
@@ -187,6 +189,9 @@ pub enum EngineError {
     /// The home could not be read.
     #[error(transparent)]
     Take(#[from] TakeError),
+    /// A manifest that may be whole, but not for us: no key for it, or a later version.
+    #[error("{0}")]
+    Unreadable(String),
 }
 
 impl EngineError {
@@ -201,6 +206,7 @@ impl EngineError {
             | EngineError::Restore(RestoreError::System { cause, .. }) => of_system(cause),
             EngineError::Damaged(_) | EngineError::Restore(RestoreError::Damaged(_)) => Exit::TryAgain,
             EngineError::Lock(_) | EngineError::Take(TakeError::Cancelled) => Exit::TryAgain,
+            EngineError::Unreadable(_) => Exit::Config,
             EngineError::NoSuchSnapshot(_) | EngineError::Refused(_) => Exit::Unavailable,
         }
     }

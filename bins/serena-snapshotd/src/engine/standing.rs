@@ -72,7 +72,10 @@ mod tests {
             (Compared { base: Some(&other), ..stale }, Standing::Diverged),
             (Compared { home_is_empty: true, ..stale }, Standing::Empty),
             (Compared { home_is_empty: true, base: Some(&two), ..stale }, Standing::Empty),
-            (Compared { newest: Some((&two, 2)), base: Some(&two), epoch: Some(1), ..stale }, Standing::Fenced),
+            (
+                Compared { newest: Some((&two, 2)), base: Some(&two), epoch: Some(1), ..stale },
+                Standing::Fenced,
+            ),
         ] {
             assert_eq!(standing(compared), expected, "{compared:?}");
         }

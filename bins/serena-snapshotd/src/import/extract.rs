@@ -111,11 +111,18 @@ impl Extraction {
     fn entry<R: Read>(&mut self, item: Item, tarball: &mut Tarball<R>) -> Result<(), ImportError> {
         self.entries += 1;
         if self.entries > self.limits.entries {
-            return Err(refused(&item.path, format!("more than {} entries; raise the limit if that is right", self.limits.entries)));
+            return Err(refused(
+                &item.path,
+                format!("more than {} entries; raise the limit if that is right", self.limits.entries),
+            ));
         }
         let Some(path) = plain(&item.path).map_err(|why| refused(&item.path, why))? else {
             // The home itself, `./`: whose directory is there already.
-            return if item.kind == ItemKind::Directory { Ok(()) } else { Err(refused(&item.path, "a root that is no directory")) };
+            return if item.kind == ItemKind::Directory {
+                Ok(())
+            } else {
+                Err(refused(&item.path, "a root that is no directory"))
+            };
         };
         self.parents(&path).map_err(|why| refused(&item.path, why))?;
         let seen = match &item.kind {
@@ -187,9 +194,13 @@ impl Extraction {
 
     /// A file of its own with the same bytes: what was one file with two names in the container.
     fn hard_link(&mut self, path: &[u8], mode: u32, mtime: i64, target: &[u8]) -> Result<(), ImportError> {
-        let of = plain(target).ok().flatten().filter(|of| self.seen.get(of) == Some(&Seen::File) && **of != *path);
+        let of =
+            plain(target).ok().flatten().filter(|of| self.seen.get(of) == Some(&Seen::File) && **of != *path);
         let Some(of) = of else {
-            return Err(refused(path, format!("a hard link to `{}`, which is no file of this archive", shown(target))));
+            return Err(refused(
+                path,
+                format!("a hard link to `{}`, which is no file of this archive", shown(target)),
+            ));
         };
         let mut from = self.tree.read(&of).map_err(|error| failed(path, error))?;
         self.count(path, from.metadata().map_err(|error| failed(path, error))?.len())?;
@@ -202,7 +213,10 @@ impl Extraction {
         self.unpacked.files += 1;
         self.unpacked.bytes = self.unpacked.bytes.saturating_add(bytes);
         if self.unpacked.bytes > self.limits.bytes {
-            return Err(refused(path, format!("more than {} bytes; raise the limit if that is right", self.limits.bytes)));
+            return Err(refused(
+                path,
+                format!("more than {} bytes; raise the limit if that is right", self.limits.bytes),
+            ));
         }
         Ok(())
     }

@@ -72,19 +72,29 @@ impl ImportError {
 pub async fn newest(store: &Store) -> Result<Option<String>, ImportError> {
     let there = || async {
         let all = store.list(ARCHIVES).await?;
-        Ok::<_, StoreError>(all.into_iter().map(|listed| listed.key[ARCHIVES.len()..].to_owned()).collect::<Vec<_>>())
+        Ok::<_, StoreError>(
+            all.into_iter().map(|listed| listed.key[ARCHIVES.len()..].to_owned()).collect::<Vec<_>>(),
+        )
     };
     let Some(latest) = store.get(LATEST, MAX_LATEST).await? else {
         let there = there().await?;
-        return if there.is_empty() { Ok(None) } else { Err(ImportError::NoArchive(choose("there is no LATEST", &there))) };
+        return if there.is_empty() {
+            Ok(None)
+        } else {
+            Err(ImportError::NoArchive(choose("there is no LATEST", &there)))
+        };
     };
-    let name = parse_latest(&latest.bytes).map_err(|why| ImportError::Refused { archive: LATEST.to_owned(), why })?;
+    let name = parse_latest(&latest.bytes)
+        .map_err(|why| ImportError::Refused { archive: LATEST.to_owned(), why })?;
     let key = format!("{ARCHIVES}{name}");
     if store.stat(&key).await?.is_some() {
         return Ok(Some(key));
     }
     let there = there().await?;
-    Err(ImportError::NoArchive(choose(&format!("LATEST names `{name}`, which is not there any more"), &there)))
+    Err(ImportError::NoArchive(choose(
+        &format!("LATEST names `{name}`, which is not there any more"),
+        &there,
+    )))
 }
 
 /// Fetches an archive of a store and unpacks it, see [`unpack`].
@@ -124,13 +134,16 @@ pub fn local(path: &Path) -> Result<PathBuf, ImportError> {
     }
     let latest = path.join(LATEST);
     let mut text = Vec::new();
-    File::open(&latest).and_then(|file| file.take(MAX_LATEST).read_to_end(&mut text)).map_err(system(&latest))?;
+    File::open(&latest)
+        .and_then(|file| file.take(MAX_LATEST).read_to_end(&mut text))
+        .map_err(system(&latest))?;
     let name = parse_latest(&text);
     let name = name.map_err(|why| ImportError::Refused { archive: latest.display().to_string(), why })?;
     // As it is in the bucket, or all files copied into one directory.
     let (below, beside) = (path.join(ARCHIVES).join(&name), path.join(&name));
     [below, beside].into_iter().find(|path| path.is_file()).ok_or_else(|| {
-        let text = format!("{}: names `{name}`, which is not there; name an archive itself", latest.display());
+        let text =
+            format!("{}: names `{name}`, which is not there; name an archive itself", latest.display());
         ImportError::NoArchive(text)
     })
 }
@@ -153,7 +166,9 @@ fn parse_latest(bytes: &[u8]) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-    Err(format!("says `{shown}`, expected the name of an archive, such as serena-home-20260101T000000Z-1.tar.gz"))
+    Err(format!(
+        "says `{shown}`, expected the name of an archive, such as serena-home-20260101T000000Z-1.tar.gz"
+    ))
 }
 
 fn choose(why: &str, there: &[String]) -> String {
@@ -162,7 +177,9 @@ fn choose(why: &str, there: &[String]) -> String {
     newest.sort_unstable_by(|one, other| other.cmp(one));
     match newest.is_empty() {
         true => format!("{why}, and there is no other archive"),
-        false => format!("{why}; there are {} archives, such as {}: name one", there.len(), newest.join(", ")),
+        false => {
+            format!("{why}; there are {} archives, such as {}: name one", there.len(), newest.join(", "))
+        }
     }
 }
 

@@ -91,11 +91,16 @@ fn what_gnu_tar_makes_of_a_home_is_unpacked() {
     fs::create_dir_all(home.join("memories")).unwrap();
     fs::write(home.join(format!("memories/{}\n.md", "\u{e4}".repeat(80))), "x").unwrap();
     for format in ["gnu", "pax"] {
-        let made = std::process::Command::new("tar").arg("-C").arg(&home).args(["--format", format, "-czf", "-", "."]).output();
+        let made = std::process::Command::new("tar")
+            .arg("-C")
+            .arg(&home)
+            .args(["--format", format, "-czf", "-", "."])
+            .output();
         let Ok(made) = made else { return eprintln!("left out: there is no tar") };
         let (into, unpacked) = tried(&made.stdout, Limits::default());
         assert_eq!(unpacked.unwrap().files, 1);
-        let name = fs::read_dir(into.path().join("into/memories")).unwrap().next().unwrap().unwrap().file_name();
+        let name =
+            fs::read_dir(into.path().join("into/memories")).unwrap().next().unwrap().unwrap().file_name();
         assert_eq!(name.to_str().unwrap(), format!("{}\n.md", "\u{e4}".repeat(80)));
     }
 }
@@ -112,7 +117,10 @@ fn a_hostile_archive_is_refused_with_the_name_of_the_entry() {
         (vec![(FILE, "", "", b"x")], "an empty or endless path"),
         (vec![(FILE, ".", "", b"x")], "`.`: a root that is no directory"),
         (vec![(LINK, "./", "/etc", b"")], "`./`: a root that is no directory"),
-        (vec![(LINK, "l", "..", b""), (FILE, "l/canary", "", b"x")], "`l/canary`: below `l`, which is a link"),
+        (
+            vec![(LINK, "l", "..", b""), (FILE, "l/canary", "", b"x")],
+            "`l/canary`: below `l`, which is a link",
+        ),
         (vec![(LINK, "l", "d", b""), (FILE, "l/canary", "", b"x")], "`l/canary`: below `l`, which is a link"),
         (vec![(FILE, "l", "", b"x"), (FILE, "l/x", "", b"x")], "`l/x`: below `l`, which is no directory"),
         (vec![(LINK, "l", "d", b""), (FILE, "l", "", b"x")], "`l`: twice in the archive"),
@@ -120,7 +128,10 @@ fn a_hostile_archive_is_refused_with_the_name_of_the_entry() {
         (vec![(DIR, "d", "", b""), (LINK, "d", "..", b"")], "`d`: twice in the archive"),
         (vec![(FILE, "d/x", "", b"x"), (LINK, "d", "..", b"")], "`d`: twice in the archive"),
         (vec![(DIR, "d/", "", b""), (DIR, "d", "", b"")], "`d`: twice in the archive"),
-        (vec![(HARD, "h", "../canary", b"")], "`h`: a hard link to `../canary`, which is no file of this archive"),
+        (
+            vec![(HARD, "h", "../canary", b"")],
+            "`h`: a hard link to `../canary`, which is no file of this archive",
+        ),
         (vec![(HARD, "h", "/etc/passwd", b"")], "`h`: a hard link to `/etc/passwd`, which is no file"),
         (vec![(HARD, "h", "h", b"")], "`h`: a hard link to `h`, which is no file"),
         (vec![(LINK, "l", "d", b""), (HARD, "h", "l", b"")], "`h`: a hard link to `l`, which is no file"),
@@ -174,7 +185,10 @@ fn bombs_are_refused() {
     refused(&archive(&[(EntryType::GNULongName, "n", "", &b"a"[..]); 12]), "too many headers");
     let sparse = b"22 GNU.sparse.major=1\n";
     refused(&archive(&[(EntryType::XHeader, "x", "", sparse), (FILE, "a", "", b"")]), "a sparse file");
-    refused(&archive(&[(EntryType::XHeader, "x", "", b"99 path=a\n"), (FILE, "a", "", b"")]), "a PAX header that is none");
+    refused(
+        &archive(&[(EntryType::XHeader, "x", "", b"99 path=a\n"), (FILE, "a", "", b"")]),
+        "a PAX header that is none",
+    );
     let mut huge = Header::new_gnu();
     huge.set_path("a").unwrap();
     huge.set_size(u64::MAX);
@@ -197,7 +211,8 @@ fn an_archive_that_is_cut_off_or_followed_by_more_is_refused() {
 }
 
 fn store(directory: &Path) -> Store {
-    Store::at(&Location::Directory(directory.to_owned()), &"wrapper".parse().unwrap(), &S3Settings::default()).unwrap()
+    Store::at(&Location::Directory(directory.to_owned()), &"wrapper".parse().unwrap(), &S3Settings::default())
+        .unwrap()
 }
 
 #[test]
@@ -205,7 +220,9 @@ fn latest_in_a_store_or_directory_names_the_archive() {
     let directory = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let store = store(directory.path());
-    let put = |key: &str, bytes: Vec<u8>| runtime.block_on(store.put(key, Source::Bytes(bytes.into()))).map(drop).unwrap();
+    let put = |key: &str, bytes: Vec<u8>| {
+        runtime.block_on(store.put(key, Source::Bytes(bytes.into()))).map(drop).unwrap()
+    };
     let newest = || runtime.block_on(newest(&store)).map_err(|error| error.to_string());
     put("other", Vec::new());
     assert_eq!(newest(), Ok(None));
@@ -220,7 +237,10 @@ fn latest_in_a_store_or_directory_names_the_archive() {
     assert_eq!((unpacked.files, fs::read(into.join("a")).unwrap()), (1, b"one".to_vec()));
     let root = directory.path().join("wrapper");
     assert_eq!(local(&root).unwrap(), root.join(&key));
-    assert_eq!(open(&local(&root.join(&key)).unwrap(), &directory.path().join("again"), Limits::default()).unwrap(), unpacked);
+    assert_eq!(
+        open(&local(&root.join(&key)).unwrap(), &directory.path().join("again"), Limits::default()).unwrap(),
+        unpacked
+    );
     for (text, why) in [
         ("serena-home-gone.tar.gz\n", "names `serena-home-gone.tar.gz`, which is not there"),
         ("../../etc/passwd", "expected the name of an archive"),

@@ -49,12 +49,16 @@ impl Manifest {
     pub(super) fn check(self) -> Result<Self, ManifestError> {
         let about = &self.about;
         let wrong = |entry: &Entry, why: &str| {
-            Err(ManifestError::Entry { path: String::from_utf8_lossy(&entry.path).into_owned(), why: why.to_owned() })
+            Err(ManifestError::Entry {
+                path: String::from_utf8_lossy(&entry.path).into_owned(),
+                why: why.to_owned(),
+            })
         };
         if self.entries.len() > MAX_ENTRIES {
             return Err(ManifestError::Contradiction("more entries than a snapshot has"));
         }
-        if about.objects.iter().any(|object| !(is_below(&object.key, PACKS) || is_below(&object.key, BLOBS))) {
+        if about.objects.iter().any(|object| !(is_below(&object.key, PACKS) || is_below(&object.key, BLOBS)))
+        {
             return Err(ManifestError::Contradiction("bytes that are neither in a pack nor in a blob"));
         }
         // Directories by path: a parent is one of few, an entry one of many.
@@ -68,7 +72,9 @@ impl Manifest {
                 return wrong(entry, "twice, or out of order");
             }
             match parent(&entry.path) {
-                None if !matches!(entry.kind, Kind::Directory) => return wrong(entry, "a root that is no directory"),
+                None if !matches!(entry.kind, Kind::Directory) => {
+                    return wrong(entry, "a root that is no directory");
+                }
                 Some(parent) if !directories.contains_key(parent) => {
                     return wrong(entry, "below what is no directory of this snapshot");
                 }
@@ -102,7 +108,8 @@ impl Manifest {
 }
 
 fn is_below(key: &str, prefix: &str) -> bool {
-    key.strip_prefix(prefix).is_some_and(|name| !name.is_empty() && !name.contains(['/', '\\']) && !name.contains(".."))
+    key.strip_prefix(prefix)
+        .is_some_and(|name| !name.is_empty() && !name.contains(['/', '\\']) && !name.contains(".."))
 }
 
 /// The directory that a path is in; `None` for a root.

@@ -2,9 +2,9 @@
 //! `zstd -dc manifests/… | jq` reads it.
 
 mod check;
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -166,6 +166,6 @@ pub fn count(entries: &[Entry]) -> (u64, u64, u64) {
         Kind::Directory | Kind::Link(_) => None,
     });
     contents.fold((0, 0, 0), |(files, bytes, unsettled), content| {
-        (files + 1, bytes + content.size, unsettled + u64::from(content.unsettled))
+        (files + 1, bytes.saturating_add(content.size), unsettled + u64::from(content.unsettled))
     })
 }

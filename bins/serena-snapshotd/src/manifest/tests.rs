@@ -6,9 +6,8 @@ use super::*;
 
 /// Any tree that may be: every path has its parents.
 fn any_tree() -> impl Strategy<Value = Manifest> {
-    let name = vec(1_u8.., 1..6).prop_filter("names", |name| {
-        !name.contains(&b'/') && !matches!(&name[..], b"." | b"..")
-    });
+    let name = vec(1_u8.., 1..6)
+        .prop_filter("names", |name| !name.contains(&b'/') && !matches!(&name[..], b"." | b".."));
     let path = vec(name, 0..4).prop_map(|parts| {
         let mut path = HOME.as_bytes().to_vec();
         for part in parts {
@@ -19,9 +18,11 @@ fn any_tree() -> impl Strategy<Value = Manifest> {
     });
     let kind = prop_oneof![
         Just(Kind::Directory),
-        (any::<u64>(), any::<[u8; 8]>(), 0_u32..2, any::<bool>()).prop_map(|(size, bytes, object, unsettled)| {
-            Kind::File(Content { size: size >> 24, sha256: Digest::of(&bytes), object, unsettled })
-        }),
+        (any::<u64>(), any::<[u8; 8]>(), 0_u32..2, any::<bool>()).prop_map(
+            |(size, bytes, object, unsettled)| {
+                Kind::File(Content { size: size >> 24, sha256: Digest::of(&bytes), object, unsettled })
+            }
+        ),
         vec(1_u8.., 1..9).prop_map(|target| Kind::Link(target.into())),
     ];
     btree_map(path, (kind, 0..=MODE_MASK, any::<i64>()), 0..20).prop_map(|found| {
@@ -49,9 +50,14 @@ fn manifest(entries: Vec<Entry>) -> Manifest {
     let (files, bytes, unsettled) = count(&entries);
     let id = Id::new(2, 1);
     let parent = Id::new(1, 1);
-    let newest =
-        Newest { manifest: parent.manifest(false), id: parent, manifest_sha256: Digest::of(b"m"), tree: Digest::of(b"t") };
-    let objects = [crate::layout::pack(&Digest::of(b"p"), false), crate::layout::blob(&Digest::of(b"b"), false)];
+    let newest = Newest {
+        manifest: parent.manifest(false),
+        id: parent,
+        manifest_sha256: Digest::of(b"m"),
+        tree: Digest::of(b"t"),
+    };
+    let objects =
+        [crate::layout::pack(&Digest::of(b"p"), false), crate::layout::blob(&Digest::of(b"b"), false)];
     let about = About {
         id,
         created: Timestamp::UNIX_EPOCH,

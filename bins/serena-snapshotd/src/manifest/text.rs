@@ -14,6 +14,8 @@ use crate::digest::{Digest, hex, unhex};
 pub const MAX_STORED: u64 = 128 * 1024 * 1024;
 /// Largest manifest in bytes once unpacked.
 const MAX_TEXT: u64 = 1024 * 1024 * 1024;
+/// Largest window that is unpacked, as a power of two: 16 MiB, where ours have 2.
+const MAX_WINDOW: u32 = 24;
 /// The only version there is.
 const VERSION: u32 = 1;
 /// zstd's own default.
@@ -106,7 +108,9 @@ impl Manifest {
 
     /// Reads what [`Manifest::write`] wrote, and refuses everything that does not fit together.
     pub fn read(from: impl Read) -> Result<Self, ManifestError> {
-        let text = zstd::Decoder::new(from)?.take(MAX_TEXT);
+        let mut text = zstd::Decoder::new(from)?;
+        text.window_log_max(MAX_WINDOW)?;
+        let text = text.take(MAX_TEXT);
         let Text { version, about, entries } = serde_json::from_reader(BufReader::new(text))?;
         if version != VERSION {
             return Err(ManifestError::Version(version));
@@ -117,7 +121,8 @@ impl Manifest {
 
 fn line(entry: &Entry) -> Line<'_> {
     let (path, path_hex) = text_or_hex(&entry.path);
-    let shared = Line { path, path_hex, mode: format!("{:04o}", entry.mode), mtime: entry.mtime, ..Line::default() };
+    let shared =
+        Line { path, path_hex, mode: format!("{:04o}", entry.mode), mtime: entry.mtime, ..Line::default() };
     match &entry.kind {
         Kind::Directory => Line { kind: "directory".into(), ..shared },
         Kind::File(content) => Line {

@@ -54,7 +54,8 @@ impl<W: Write> Progress<W> {
             }
         }
         if self.in_place {
-            let line: String = line(step, progress, self.since.elapsed().as_secs_f64()).chars().take(WIDTH).collect();
+            let line: String =
+                line(step, progress, self.since.elapsed().as_secs_f64()).chars().take(WIDTH).collect();
             let _ = write!(self.out, "{OVER}{line}").and_then(|()| self.out.flush());
             self.is_open = true;
         }
@@ -111,7 +112,10 @@ mod tests {
     #[test]
     fn a_line_says_how_much_is_left_once_that_can_be_guessed() {
         assert_eq!(line("packing", &at("packing", 1 << 20), 0.5), "packing 1 of 3 files, 1.0 MiB of 4.0 MiB");
-        assert_eq!(line("packing", &at("packing", 1 << 20), 2.0), "packing 1 of 3 files, 1.0 MiB of 4.0 MiB, 6 s left");
+        assert_eq!(
+            line("packing", &at("packing", 1 << 20), 2.0),
+            "packing 1 of 3 files, 1.0 MiB of 4.0 MiB, 6 s left"
+        );
         assert_eq!(line("looking", &json!({ "step": "looking", "files": 7 }), 9.0), "looking 7 files");
         assert_eq!(line("syncing", &json!({ "step": "syncing" }), 9.0), "syncing");
     }

@@ -32,20 +32,30 @@ pub fn status(status: &Value) -> String {
         line("working", format!("{} for {since}{step}", text(&working["what"])));
     }
     let last = &status["last"];
-    line("last", match status["last_success_age_seconds"].as_u64() {
-        None => "none yet".to_owned(),
-        Some(age) => match text(&last["outcome"]) {
-            "unchanged" => format!("{} ago, unchanged since {}", spell(age), text(&last["id"])),
-            outcome => format!(
-                "{} ago, {outcome} {}: {}, {} sent in {} ms",
-                spell(age), text(&last["id"]), extent(last), bytes(&last["sent"]), last["took_ms"].as_f64().unwrap_or_default().ceil()
-            ),
+    line(
+        "last",
+        match status["last_success_age_seconds"].as_u64() {
+            None => "none yet".to_owned(),
+            Some(age) => match text(&last["outcome"]) {
+                "unchanged" => format!("{} ago, unchanged since {}", spell(age), text(&last["id"])),
+                outcome => format!(
+                    "{} ago, {outcome} {}: {}, {} sent in {} ms",
+                    spell(age),
+                    text(&last["id"]),
+                    extent(last),
+                    bytes(&last["sent"]),
+                    last["took_ms"].as_f64().unwrap_or_default().ceil()
+                ),
+            },
         },
-    });
-    line("next", match status["next_in_seconds"].as_u64() {
-        None => "when asked, and at the stop".to_owned(),
-        Some(seconds) => format!("in {}", spell(seconds)),
-    });
+    );
+    line(
+        "next",
+        match status["next_in_seconds"].as_u64() {
+            None => "when asked, and at the stop".to_owned(),
+            Some(seconds) => format!("in {}", spell(seconds)),
+        },
+    );
     if let Some(error) = status["last_error"].as_str() {
         let failures = status["failures"].as_u64().unwrap_or_default();
         line("error", format!("{} ({failures} in a row)", clean(error)));

@@ -6,7 +6,10 @@ use super::*;
 fn sizes_are_read_at_a_glance() {
     let sizes = [0, 1023, 1024, 1536, (1 << 20) - 1, 5 << 20, 3 << 30, 7 << 40, u64::MAX / 16];
     let shown = sizes.map(size);
-    assert_eq!(shown[..8], ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1023.9 KiB", "5.0 MiB", "3.0 GiB", "7.0 TiB"]);
+    assert_eq!(
+        shown[..8],
+        ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1023.9 KiB", "5.0 MiB", "3.0 GiB", "7.0 TiB"]
+    );
     assert!(shown[8].ends_with(" TiB"));
 }
 
@@ -18,7 +21,11 @@ fn a_list_is_aligned_and_says_what_is_special() {
             "files": seq * 100, "bytes": bytes, "place": place, "pinned": pinned,
         })
     };
-    let rows = json!([row(12, "newest", None, 5 << 20), row(2, "ancestor", Some("pin"), 9), row(1, "fork", None, 2048)]);
+    let rows = json!([
+        row(12, "newest", None, 5 << 20),
+        row(2, "ancestor", Some("pin"), 9),
+        row(1, "fork", None, 2048)
+    ]);
     let table = list(&rows, "2026-11-21T10:02:00.5Z".parse().unwrap());
     assert_eq!(
         table,
@@ -71,7 +78,14 @@ fn an_outcome_is_one_sentence() {
     ] {
         assert_eq!(outcome(&value), expected);
     }
-    let shown = restored(&json!({ "outcome": "restored", "id": "x", "files": 2, "bytes": 9, "kept": ["/h.before-restore"] }), "/h", "s");
+    let shown = restored(
+        &json!({ "outcome": "restored", "id": "x", "files": 2, "bytes": 9, "kept": ["/h.before-restore"] }),
+        "/h",
+        "s",
+    );
     assert_eq!(shown, "restored x into /h: 2 files, 9 B\nwhat was there before is in /h.before-restore");
-    assert_eq!(pruned(&json!({ "snapshots": ["x"], "objects": 2, "bytes": 1024, "dry_run": true })), "would delete x\nwould delete 2 objects, 1.0 KiB");
+    assert_eq!(
+        pruned(&json!({ "snapshots": ["x"], "objects": 2, "bytes": 1024, "dry_run": true })),
+        "would delete x\nwould delete 2 objects, 1.0 KiB"
+    );
 }

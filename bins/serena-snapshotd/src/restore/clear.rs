@@ -1,9 +1,12 @@
-//! Removes a directory with everything in it, whatever its permissions, and never what a link points to.
+//! Removes a directory with everything in it, whatever its permissions, and never what a link points to or what is
+//! mounted there.
 
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use super::mounts;
 
 /// Removes what is at this path; nothing there is no error.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
@@ -14,6 +17,10 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     };
     if !found.is_dir() {
         return fs::remove_file(path);
+    }
+    if let Some(point) = mounts::within(&fs::canonicalize(path)?).first() {
+        let text = format!("{} is mounted in it, and is not thrown away with it", point.display());
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
     }
     match fs::remove_dir_all(path) {
         // In a directory that is read-only nothing can be removed, not even by its owner.

@@ -35,7 +35,9 @@ pub(crate) async fn read_object<S: Sink + Send + 'static>(
     let damaged = |why: String| Err(RestoreError::Damaged(format!("{key}: {why}")));
     let reading = match store.open(&key).await {
         Ok(Some(reading)) => reading,
-        Ok(None) => return (sink, damaged("not in the store any more, though the snapshot needs it".to_owned())),
+        Ok(None) => {
+            return (sink, damaged("not in the store any more, though the snapshot needs it".to_owned()));
+        }
         Err(error) => return (sink, Err(error.into())),
     };
     if reading.size != wants.size() {
@@ -46,7 +48,9 @@ pub(crate) async fn read_object<S: Sink + Send + 'static>(
     let unpacking = blocking(move || {
         let unpacked = match Stored::new(from, &wants) {
             None => Err(Flaw::Damaged("its name is not that of an object".to_owned())),
-            Some(mut stored) => unpack(&wants, &mut stored, seal.as_deref(), &mut sink).and_then(|()| stored.finish()),
+            Some(mut stored) => {
+                unpack(&wants, &mut stored, seal.as_deref(), &mut sink).and_then(|()| stored.finish())
+            }
         };
         (sink, unpacked)
     });
@@ -103,7 +107,10 @@ impl Read for Stored {
             let Some(hasher) = &mut self.hasher else { return Ok(0) };
             match self.from.blocking_recv() {
                 Some(Fetched::Bytes(bytes)) => {
-                    self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(|| bad("longer than it should be"))?;
+                    self.left = self
+                        .left
+                        .checked_sub(bytes.len() as u64)
+                        .ok_or_else(|| bad("longer than it should be"))?;
                     hasher.update(&bytes);
                     self.bytes = bytes;
                 }

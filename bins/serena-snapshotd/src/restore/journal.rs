@@ -46,6 +46,8 @@ pub(super) struct Place {
     #[serde(with = "bytes")]
     pub(super) path: Vec<u8>,
     pub(super) way: Way,
+    /// There was something, be it an empty directory.
+    pub(super) was_there: bool,
     /// Device and number of what was staged: by them it is known wherever it is.
     pub(super) tree: (u64, u64),
     /// Top-level directories that must get their permissions once they are in place.
@@ -88,10 +90,13 @@ impl Journal {
             Err(error) => return Err(RestoreError::system(path)(error)),
         };
         let unreadable = |why: String| {
-            let text = format!("{why}; it says what an interrupted restore was doing: look at the home, then remove it");
+            let text = format!(
+                "{why}; it says what an interrupted restore was doing: look at the home, then remove it"
+            );
             RestoreError::system(path)(io::Error::new(io::ErrorKind::InvalidData, text))
         };
-        let journal: Journal = serde_json::from_slice(&text).map_err(|error| unreadable(format!("not readable: {error}")))?;
+        let journal: Journal =
+            serde_json::from_slice(&text).map_err(|error| unreadable(format!("not readable: {error}")))?;
         if journal.version != VERSION {
             return Err(unreadable(format!("has version {}, expected {VERSION}", journal.version)));
         }

@@ -1,13 +1,15 @@
 //! Puts a snapshot back: into a staging directory, every digest checked, then in one step to its place.
 //!
-//! The manifest decides everything; what is stored only gives bytes. [`feed`] fetches and unpacks, `pour` writes below a
+//! The manifest decides everything; what is stored only gives bytes. `feed` fetches and unpacks, `pour` writes below a
 //! directory handle, `stage` says where, `swap` exchanges old and new, and `journal` remembers how far it was.
 
 mod clear;
 pub(crate) mod feed;
 mod journal;
+mod mounts;
 mod pour;
 mod stage;
+mod step;
 mod swap;
 pub(crate) mod tarball;
 #[cfg(test)]

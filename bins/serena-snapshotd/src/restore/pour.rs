@@ -31,11 +31,16 @@ const HOLE: usize = 64 * 1024;
 /// Gives files to those who write.
 pub(super) struct Pour {
     manifest: Arc<Manifest>,
-    writers: Vec<(SyncSender<Batch>, JoinHandle<Result<(), RestoreError>>)>,
+    writers: Vec<Writer>,
     empty: Receiver<Box<[u8]>>,
     /// Who gets the next batch.
     turn: usize,
     batch: Batch,
+}
+
+struct Writer {
+    to: SyncSender<Batch>,
+    thread: JoinHandle<Result<(), RestoreError>>,
 }
 
 /// Bytes of one file after another; a file that is longer goes on in the next batch of the same thread.
@@ -65,7 +70,8 @@ impl Pour {
             let (to, from) = sync_channel(WAITING);
             let (manifest, stage, progress) = (manifest.clone(), stage.clone(), progress.clone());
             let (back, stop) = (back.clone(), stop.clone());
-            (to, tokio::task::spawn_blocking(move || write(&from, &back, &manifest, &stage, &progress, &stop)))
+            let work = move || write(&from, &back, &manifest, &stage, &progress, &stop);
+            Writer { to, thread: tokio::task::spawn_blocking(work) }
         });
         let writers = writers.collect();
         Pour { manifest: manifest.clone(), writers, empty, turn: 0, batch: Batch::default() }
@@ -78,7 +84,7 @@ impl Pour {
             let _ = self.send();
         }
         let mut ended = Ok(());
-        for (to, thread) in self.writers.drain(..) {
+        for Writer { to, thread } in self.writers.drain(..) {
             drop(to);
             let result = match thread.await {
                 Ok(result) => result,
@@ -92,8 +98,7 @@ impl Pour {
     fn send(&mut self) -> Result<(), Flaw> {
         let next = self.empty.try_recv().unwrap_or_default();
         let batch = std::mem::replace(&mut self.batch, Batch { bytes: next, ..Batch::default() });
-        let (to, _) = &self.writers[self.turn];
-        to.send(batch).map_err(|_| Flaw::Stopped)
+        self.writers[self.turn].to.send(batch).map_err(|_| Flaw::Stopped)
     }
 }
 
@@ -184,7 +189,9 @@ fn write_piece(
     if hasher.finish() != content.sha256 {
         let key = &manifest.about.objects[content.object as usize].key;
         let path = shown(&entry.path);
-        return Err(RestoreError::Damaged(format!("{key}: `{path}` is not what the manifest says: its digest differs")));
+        return Err(RestoreError::Damaged(format!(
+            "{key}: `{path}` is not what the manifest says: its digest differs"
+        )));
     }
     // What ends with a hole has its length only so.
     if content.size >= HOLE as u64 {

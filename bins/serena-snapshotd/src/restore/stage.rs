@@ -11,9 +11,9 @@ use std::sync::Mutex;
 use nix::unistd::geteuid;
 
 use super::journal::{INSIDE, Journal, Phase, Place, TopMode, Way, bytes_of, identity, parent};
-use super::swap::{self, is_about_renaming, sync};
+use super::swap::{self, is_about_renaming};
 use super::tree::{Owner, Tree, can_own, stamp};
-use super::{RestoreError, Target, clear};
+use super::{RestoreError, Target, clear, mounts};
 use crate::layout::nonce;
 use crate::manifest::{Kind, Manifest};
 
@@ -48,8 +48,18 @@ impl Stage {
         for target in &wanted {
             let path = real(&target.path).map_err(RestoreError::system(&target.path))?;
             let is_there = identity(&path).map_err(RestoreError::system(&path))?.is_some();
-            let way = if is_there && (inside || is_mount(&path)) { Way::InsideOut } else { Way::Beside };
-            places.push(Place { path: bytes_of(&path), way, tree: (0, 0), modes: Vec::new() });
+            let way = if is_there && (inside || mounts::is_one(&path) || !mounts::within(&path).is_empty()) {
+                Way::InsideOut
+            } else {
+                Way::Beside
+            };
+            places.push(Place {
+                path: bytes_of(&path),
+                way,
+                was_there: is_there,
+                tree: (0, 0),
+                modes: Vec::new(),
+            });
         }
         let mut journal = Journal::new(nonce(), places);
         journal.write(journal_path)?;
@@ -97,7 +107,11 @@ impl Stage {
 
     /// Makes what has no bytes, gives directories their permissions, waits for the disk, and swaps; the places of the old
     /// roots. After an error everything is as before, and with `true` it was only names that could not be changed.
-    pub(super) fn finish(&self, manifest: &Manifest, journal_path: &Path) -> Result<Vec<PathBuf>, (RestoreError, bool)> {
+    pub(super) fn finish(
+        &self,
+        manifest: &Manifest,
+        journal_path: &Path,
+    ) -> Result<Vec<PathBuf>, (RestoreError, bool)> {
         let mut journal = self.journal.lock().expect("nobody panics while it is locked");
         let prepared = self.complete(manifest, &mut journal).and_then(|()| {
             journal.phase = Phase::Swapping;
@@ -111,7 +125,8 @@ impl Stage {
             let is_swap = matches!(&error, RestoreError::System { cause, .. } if is_about_renaming(cause));
             if let Err(cause) = swap::undo(&mut journal, journal_path) {
                 // The journal stays, and says how to go on.
-                let text = format!("{error}; nor can it be taken back: {cause}; the next start goes on from here");
+                let text =
+                    format!("{error}; nor can it be taken back: {cause}; the next start goes on from here");
                 return Err((RestoreError::system(journal_path)(io::Error::other(text)), false));
             }
             abandon(&journal, journal_path);
@@ -156,17 +171,20 @@ impl Stage {
             let finished = trees[place].finish(below, mode, entry.mtime, self.roots[place].owner);
             finished.map_err(RestoreError::system(self.shown(place, below)))?;
         }
-        for (root, place) in self.roots.iter().zip(&journal.places) {
-            // The directory above, since a root may be closed to us by now.
-            let above = journal.staged(place);
-            sync(parent(&above)).map_err(RestoreError::system(&root.path))?;
+        for root in &self.roots {
+            root.tree.sync().map_err(RestoreError::system(&root.path))?;
         }
         Ok(())
     }
 }
 
 /// Makes a root's staging directory, and all directories in it.
-fn build(journal: &mut Journal, at: usize, target: &Target, manifest: &Manifest) -> Result<Root, RestoreError> {
+fn build(
+    journal: &mut Journal,
+    at: usize,
+    target: &Target,
+    manifest: &Manifest,
+) -> Result<Root, RestoreError> {
     let path = journal.places[at].path();
     let is_there = identity(&path).map_err(RestoreError::system(&path))?.is_some();
     let mut staged = journal.staged(&journal.places[at]);
@@ -243,36 +261,4 @@ fn owner_of(like: &Path, staged: &Path) -> io::Result<Option<Owner>> {
 
 fn make_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
-}
-
-/// Whether something is mounted there, so that it can be filled but not renamed.
-fn is_mount(path: &Path) -> bool {
-    let device = |path: &Path| fs::symlink_metadata(path).map(|found| found.dev()).ok();
-    if device(path) != device(parent(path)) {
-        return true;
-    }
-    // One directory of a file system may be mounted elsewhere on the same.
-    let Ok(mounts) = fs::read("/proc/self/mountinfo") else { return false };
-    let points = mounts.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    points.into_iter().any(|point| unescaped(point) == path.as_os_str().as_bytes())
-}
-
-/// `\040` is a space.
-fn unescaped(text: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    bytes
 }

@@ -1,5 +1,6 @@
 //! Exchanges old and new. Every step can be done again: whoever comes after a crash sees from what is where how far it was.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,7 +10,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::journal::{INSIDE, Journal, Place, Way, identity, parent, sync_directory};
-use super::{RestoreError, clear};
+use super::step::{can_exchange, step};
+use super::tree::Tree;
+use super::{RestoreError, clear, mounts};
 
 /// Puts every root of the journal into its place, as far as that has not been done; the old ones stay near.
 pub(super) fn swap(journal: &mut Journal, path: &Path) -> Result<(), RestoreError> {
@@ -75,18 +78,17 @@ fn beside(journal: &Journal, place: &Place) -> io::Result<()> {
         return Ok(());
     }
     step()?;
-    match identity(&path)? {
-        Some(_) if !is_empty(&path)? => {
-            if !exchange(&staged, &path)? {
-                rename(&path, &aside)?;
-                step()?;
-                rename(&staged, &path).inspect_err(|_| {
-                    let _ = rename(&aside, &path);
-                })?;
-            }
+    if identity(&path)?.is_none() {
+        rename(&staged, &path)?;
+    } else if !exchange(&staged, &path)? {
+        // An empty directory can be replaced in one step, too.
+        if is_empty(&path)? {
+            rename(&staged, &path)?;
+        } else {
+            rename(&path, &aside)?;
+            step()?;
+            rename(&staged, &path)?;
         }
-        // An empty directory is replaced like nothing.
-        _ => rename(&staged, &path)?,
     }
     step()?;
     sync_directory(parent(&path))
@@ -99,31 +101,33 @@ fn warn_gone(home: &Path) {
 
 fn undo_beside(journal: &Journal, place: &Place) -> io::Result<()> {
     let (path, staged, aside) = (place.path(), journal.staged(place), journal.aside(place));
-    if identity(&path)? != Some(place.tree) {
+    let is_new = identity(&path)? == Some(place.tree);
+    if identity(&aside)?.is_some() {
+        if is_new {
+            rename(&path, &staged)?;
+        }
+        return rename(&aside, &path);
+    }
+    if !is_new {
         return Ok(());
     }
-    let old = if identity(&aside)?.is_some() { Some(aside) } else { identity(&staged)?.map(|_| staged.clone()) };
-    match old {
-        Some(old) if old == staged => {
-            if exchange(&staged, &path)? {
-                return Ok(());
-            }
-            let third = journal.aside(place);
-            rename(&path, &third)?;
-            rename(&staged, &path)?;
-            rename(&third, &staged)
-        }
-        Some(old) => {
-            rename(&path, &staged)?;
-            rename(&old, &path)
-        }
-        // There was nothing, or an empty directory.
-        None => rename(&path, &staged),
+    if identity(&staged)?.is_some() {
+        // It came here by an exchange, and goes by one.
+        return exchange(&staged, &path).map(drop);
     }
+    rename(&path, &staged)?;
+    // There was nothing, or an empty directory.
+    if place.was_there { fs::create_dir(&path) } else { Ok(()) }
 }
 
 fn retire_one(journal: &Journal, place: &Place) -> io::Result<Option<PathBuf>> {
     let kept = place.kept();
+    if place.way != Way::Beside
+        && let Ok(staged) = fs::symlink_metadata(place.inside("new"))
+    {
+        // Not before everything is in its place; and a mounted directory may be somebody else's.
+        let _ = fs::set_permissions(place.path(), Permissions::from_mode(staged.mode() & 0o777));
+    }
     let olds = match place.way {
         Way::Beside => [journal.staged(place), journal.aside(place)],
         Way::InsideOut | Way::InsideIn | Way::InsideDone => [place.inside("old"), place.inside("new")],
@@ -150,7 +154,8 @@ fn retire_one(journal: &Journal, place: &Place) -> io::Result<Option<PathBuf>> {
         let _ = fs::remove_dir(place.path().join(INSIDE));
     }
     step()?;
-    sync_directory(parent(&place.path()))?;
+    let home = place.path();
+    sync_directory(if place.way == Way::Beside { parent(&home) } else { &home })?;
     Ok(is_kept.then_some(kept))
 }
 
@@ -186,12 +191,8 @@ fn inside(journal: &mut Journal, at: usize, path: &Path) -> Result<(), RestoreEr
         }
         step().map_err(system)?;
         for top in &place.modes {
-            let path = home.join(std::ffi::OsString::from_vec(top.name.clone()));
+            let path = home.join(OsString::from_vec(top.name.clone()));
             fs::set_permissions(path, Permissions::from_mode(top.mode)).map_err(system)?;
-        }
-        // The directory itself may be somebody else's.
-        if let Ok(found) = fs::symlink_metadata(&new) {
-            let _ = fs::set_permissions(&home, Permissions::from_mode(found.mode() & 0o777));
         }
         sync(&home).map_err(system)?;
         journal.places[at].way = Way::InsideDone;
@@ -220,7 +221,7 @@ fn undo_out(place: &Place) -> io::Result<()> {
 }
 
 /// A name in this directory that nothing has: this one, or one with a number.
-fn free(directory: &Path, name: &std::ffi::OsStr) -> io::Result<PathBuf> {
+fn free(directory: &Path, name: &OsStr) -> io::Result<PathBuf> {
     let mut path = directory.join(name);
     for number in 1_u32.. {
         if identity(&path)?.is_none() {
@@ -233,11 +234,13 @@ fn free(directory: &Path, name: &std::ffi::OsStr) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Everything in a directory but what is ours.
-fn names(directory: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+/// Everything in a directory but what is ours, and what is mounted there: that stays.
+fn names(directory: &Path) -> io::Result<Vec<OsString>> {
     let all = fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.file_name()));
     let mut names: Vec<_> = all.collect::<Result<_, _>>()?;
-    names.retain(|name| name.as_bytes() != INSIDE.as_bytes());
+    let mounted = mounts::within(&fs::canonicalize(directory)?);
+    let is_mounted = |name: &OsString| mounted.iter().any(|point| *point == directory.join(name));
+    names.retain(|name| name.as_bytes() != INSIDE.as_bytes() && !is_mounted(name));
     Ok(names)
 }
 
@@ -288,6 +291,8 @@ fn exchange(one: &Path, other: &Path) -> io::Result<bool> {
     match renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE) {
         Ok(()) => Ok(true),
         Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(false),
+        // A lower layer of an overlay: not to be renamed, but perhaps empty.
+        Err(Errno::EXDEV) if is_empty(other)? => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -298,87 +303,12 @@ fn exchange(_one: &Path, _other: &Path) -> io::Result<bool> {
 }
 
 /// Waits until everything on the file system of this directory is on disk.
-#[cfg(target_os = "linux")]
-pub(super) fn sync(directory: &Path) -> io::Result<()> {
-    Ok(nix::unistd::syncfs(fs::File::open(directory)?)?)
-}
-
-/// Waits until everything is on disk.
-#[cfg(not(target_os = "linux"))]
-pub(super) fn sync(_directory: &Path) -> io::Result<()> {
-    nix::unistd::sync();
-    Ok(())
+fn sync(directory: &Path) -> io::Result<()> {
+    Tree::open(directory)?.sync()
 }
 
 /// Whether it may work entry by entry where this was refused.
 pub(super) fn is_about_renaming(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::EACCES | Errno::EBUSY | Errno::EPERM | Errno::EROFS | Errno::EXDEV))
-}
-
-#[cfg(not(test))]
-fn can_exchange() -> bool {
-    true
-}
-
-#[cfg(not(test))]
-fn step() -> io::Result<()> {
-    Ok(())
-}
-
-#[cfg(test)]
-pub(super) use tests::{can_exchange, step};
-
-/// Lets tests end the process, or the disk, at any step.
-#[cfg(test)]
-pub(super) mod tests {
-    use std::cell::Cell;
-    use std::io;
-
-    /// What happens at a step.
-    #[derive(Clone, Copy)]
-    pub(in super::super) enum Then {
-        Crash,
-        Error,
-    }
-
-    thread_local! {
-        static LEFT: Cell<Option<(usize, Then)>> = const { Cell::new(None) };
-        static EXCHANGES: Cell<bool> = const { Cell::new(true) };
-    }
-
-    /// After so many steps of this thread, once.
-    pub(in super::super) fn after(steps: usize, then: Then) {
-        LEFT.set(Some((steps, then)));
-    }
-
-    /// Never again; whether it was still to come.
-    pub(in super::super) fn never() -> bool {
-        LEFT.take().is_some()
-    }
-
-    pub(in super::super) fn exchanges(can: bool) {
-        EXCHANGES.set(can);
-    }
-
-    pub(in super::super) fn can_exchange() -> bool {
-        EXCHANGES.get()
-    }
-
-    pub(in super::super) fn step() -> io::Result<()> {
-        match LEFT.get() {
-            None => Ok(()),
-            Some((0, then)) => {
-                LEFT.set(None);
-                match then {
-                    Then::Crash => std::panic::panic_any("crash"),
-                    Then::Error => Err(io::Error::from(io::ErrorKind::StorageFull)),
-                }
-            }
-            Some((left, then)) => {
-                LEFT.set(Some((left - 1, then)));
-                Ok(())
-            }
-        }
-    }
 }

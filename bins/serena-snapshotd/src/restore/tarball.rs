@@ -148,9 +148,11 @@ impl<R: Read> Tarball<R> {
             return Ok(None);
         }
         // The sum is that of the block with its own field blank.
-        let sum: u32 = block.iter().enumerate().map(|(at, byte)| {
-            u32::from(if (148..156).contains(&at) { b' ' } else { *byte })
-        }).sum();
+        let sum: u32 = block
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| u32::from(if (148..156).contains(&at) { b' ' } else { *byte }))
+            .sum();
         if header.cksum().ok() != Some(sum) {
             return Err(bad("an entry whose sum is wrong"));
         }
@@ -205,7 +207,8 @@ impl<R: Read> Tarball<R> {
 
     /// Passes over what is left of the last item.
     fn skip(&mut self) -> io::Result<()> {
-        self.may_skip = self.may_skip.checked_sub(self.left).ok_or_else(|| bad("far more in it than it should have"))?;
+        self.may_skip =
+            self.may_skip.checked_sub(self.left).ok_or_else(|| bad("far more in it than it should have"))?;
         let mut left = self.left.saturating_add(self.filling);
         let mut buffer = [0; 8192];
         while left > 0 {
@@ -243,7 +246,11 @@ pub(crate) fn bad(text: impl Into<String>) -> io::Error {
 }
 
 fn bounded(value: &[u8]) -> io::Result<Vec<u8>> {
-    if value.len() as u64 > MAX_NAME { Err(bad("an entry whose name is endless")) } else { Ok(value.to_vec()) }
+    if value.len() as u64 > MAX_NAME {
+        Err(bad("an entry whose name is endless"))
+    } else {
+        Ok(value.to_vec())
+    }
 }
 
 /// The first `<length> <key>=<value>\n` of a PAX header, and what follows; the value may have any bytes.

@@ -13,7 +13,7 @@ use nix::sys::stat::{Mode, UtimensatFlags, fchmod, futimens, mkdirat, utimensat}
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, symlinkat};
 
-use crate::manifest::MODE_MASK;
+use crate::manifest::{MODE_MASK, check_path};
 
 /// Directories that stay open, because what comes next is mostly in one of them.
 const RECENT: usize = 32;
@@ -44,17 +44,31 @@ impl Tree {
         Ok(Tree { root: self.root.try_clone()?, recent: VecDeque::new() })
     }
 
+    /// Waits until everything on its file system is on disk; an error that any write had since this was opened is told.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        Ok(nix::unistd::syncfs(&self.root)?)
+    }
+
+    /// Waits until everything is on disk.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        nix::unistd::sync();
+        Ok(())
+    }
+
     /// The handle of a directory below, or of the root for an empty path.
     pub(crate) fn directory(&mut self, path: &[u8]) -> io::Result<BorrowedFd<'_>> {
         if path.is_empty() {
             return Ok(self.root.as_fd());
         }
+        // Whoever asks has looked at paths already; a handle's parent is one careless caller away, though.
+        check_path(path).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         if let Some(at) = self.recent.iter().position(|(known, _)| **known == *path) {
             return Ok(self.recent[at].1.as_fd());
         }
         let mut handle: Option<OwnedFd> = None;
         for name in path.split(|byte| *byte == b'/') {
-            check_name(name)?;
             let above = handle.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
             handle = Some(openat(above, name, directory_flags(), Mode::empty())?);
         }
@@ -87,7 +101,13 @@ impl Tree {
     }
 
     /// Makes a link.
-    pub(crate) fn link(&mut self, path: &[u8], target: &[u8], mtime: i64, owner: Option<Owner>) -> io::Result<()> {
+    pub(crate) fn link(
+        &mut self,
+        path: &[u8],
+        target: &[u8],
+        mtime: i64,
+        owner: Option<Owner>,
+    ) -> io::Result<()> {
         let (above, name) = split(path)?;
         let above = self.directory(above)?;
         symlinkat(target, above, name)?;
@@ -103,7 +123,13 @@ impl Tree {
     }
 
     /// Gives a directory its permissions, time and owner.
-    pub(crate) fn finish(&mut self, path: &[u8], mode: u32, mtime: i64, owner: Option<Owner>) -> io::Result<()> {
+    pub(crate) fn finish(
+        &mut self,
+        path: &[u8],
+        mode: u32,
+        mtime: i64,
+        owner: Option<Owner>,
+    ) -> io::Result<()> {
         // One that is closed to us once this is done need not be open any more.
         self.recent.retain(|(known, _)| **known != *path);
         let handle = if path.is_empty() {
@@ -135,19 +161,12 @@ pub(crate) fn can_own(path: &Path, Owner { uid, gid }: Owner) -> bool {
 /// The directory that a path is in, empty for the root, and its last name.
 fn split(path: &[u8]) -> io::Result<(&[u8], &[u8])> {
     let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
+        // What begins with a slash keeps it, and is refused.
+        Some(0) | None => (&[][..], path),
         Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (&[][..], path),
     };
-    check_name(name)?;
+    check_path(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     Ok((above, name))
-}
-
-/// Whoever asks has looked at paths already; a handle's parent is one careless caller away, though.
-fn check_name(name: &[u8]) -> io::Result<()> {
-    match name {
-        b"" | b"." | b".." => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a name in this directory")),
-        _ => Ok(()),
-    }
 }
 
 fn time(nanos: i64) -> TimeSpec {

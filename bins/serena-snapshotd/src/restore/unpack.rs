@@ -75,7 +75,10 @@ impl Wants {
 }
 
 /// What each object must give so that all files that `takes` names are there. Empty files need no object.
-pub(crate) fn wants(manifest: &Arc<Manifest>, takes: impl Fn(&Entry) -> bool) -> Result<Vec<Wants>, RestoreError> {
+pub(crate) fn wants(
+    manifest: &Arc<Manifest>,
+    takes: impl Fn(&Entry) -> bool,
+) -> Result<Vec<Wants>, RestoreError> {
     let about = &manifest.about;
     let mut files: Vec<Vec<u32>> = vec![Vec::new(); about.objects.len()];
     for (at, entry) in manifest.entries.iter().enumerate() {
@@ -85,7 +88,9 @@ pub(crate) fn wants(manifest: &Arc<Manifest>, takes: impl Fn(&Entry) -> bool) ->
             if content.size == 0 {
                 if content.sha256 != crate::digest::Digest::of(b"") {
                     let path = shown(&entry.path);
-                    return Err(RestoreError::Damaged(format!("the manifest has `{path}` empty, with the digest of something")));
+                    return Err(RestoreError::Damaged(format!(
+                        "the manifest has `{path}` empty, with the digest of something"
+                    )));
                 }
                 continue;
             }

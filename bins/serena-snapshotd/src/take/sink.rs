@@ -149,11 +149,13 @@ impl Write for Sink<'_> {
             self.file = Some(nameless(self.spool)?);
         }
         if let Some(file) = &mut self.file {
-            if self.memory.len() + bytes.len() > CHUNK {
+            let is_large = bytes.len() >= CHUNK / 2;
+            // What waits comes before what goes straight to the file.
+            if is_large || self.memory.len() + bytes.len() > CHUNK {
                 file.write_all(&self.memory)?;
                 self.memory = Vec::new();
             }
-            if bytes.len() >= CHUNK / 2 {
+            if is_large {
                 file.write_all(bytes)?;
             } else {
                 self.memory.extend_from_slice(bytes);
@@ -179,5 +181,44 @@ fn nameless(spool: &Path) -> io::Result<File> {
             tempfile::tempfile_in(spool)
         }
         file => file,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+        #[test]
+        fn bytes_are_stored_in_the_order_in_which_they_came(
+            large: bool,
+            lengths in prop::collection::vec(prop_oneof![0_usize..300, CHUNK / 4..CHUNK + 2], 0..30),
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let mut sink = Sink::new(directory.path(), large).unwrap();
+            let mut expected = Vec::new();
+            for (at, length) in lengths.into_iter().enumerate() {
+                let bytes = vec![at as u8 + 1; length];
+                sink.write_all(&bytes).unwrap();
+                expected.extend(bytes);
+            }
+            let (made, size, digest) = sink.finish().unwrap();
+            let stored = match made {
+                MadeBytes::Memory(bytes) => bytes.to_vec(),
+                MadeBytes::Spooled(mut file) => {
+                    let mut bytes = Vec::new();
+                    file.rewind().unwrap();
+                    file.read_to_end(&mut bytes).unwrap();
+                    bytes
+                }
+            };
+            prop_assert!(stored == expected);
+            prop_assert_eq!((size, digest), (expected.len() as u64, Digest::of(&expected)));
+        }
     }
 }

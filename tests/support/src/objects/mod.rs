@@ -30,13 +30,13 @@ use tokio::{
     time::timeout,
 };
 
+pub(crate) use self::signature::{ACCESS_KEY, SECRET_KEY};
 pub use self::{
     asked::{Asked, Operation},
     client::{Reply, SignedClient},
     fault::{Fault, What},
     state::Manner,
 };
-pub(crate) use self::signature::{ACCESS_KEY, SECRET_KEY};
 use self::{connection::serve, state::Shared};
 use crate::address::bind;
 

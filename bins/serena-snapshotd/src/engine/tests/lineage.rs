@@ -21,7 +21,9 @@ async fn a_snapshot_is_published_once_and_restored_as_it_was() {
     let other = ground.new_home("other");
     let mut engine = ground.engine(&other);
     assert_eq!(engine.standing().await.unwrap(), Standing::Empty);
-    let RestoreOutcome::Restored { id, files: 3, .. } = restore(&mut engine, None, false).await else { panic!() };
+    let RestoreOutcome::Restored { id, files: 3, .. } = restore(&mut engine, None, false).await else {
+        panic!()
+    };
     assert_eq!((id, content(&other)), (second.clone(), content(&home)));
     assert_eq!(engine.standing().await.unwrap(), Standing::Current);
     assert!(matches!(snap(&mut engine).await, Outcome::Unchanged(id) if id == second));
@@ -35,7 +37,9 @@ async fn an_empty_store_is_said_to_be_empty_and_a_full_home_is_left_alone() {
     let home = ground.home("one");
     let mut engine = ground.engine(&home);
     publish(&mut engine).await;
-    let RestoreOutcome::LeftAlone(Standing::Current) = restore(&mut engine, None, false).await else { panic!() };
+    let RestoreOutcome::LeftAlone(Standing::Current) = restore(&mut engine, None, false).await else {
+        panic!()
+    };
 }
 
 #[tokio::test]
@@ -47,7 +51,8 @@ async fn going_back_to_an_older_snapshot_loses_nothing_of_the_newer() {
     let before = content(&home);
     fs::write(home.join("memories/whose.md"), "changed").unwrap();
     let second = publish(&mut engine).await;
-    let RestoreOutcome::Restored { id, kept, .. } = restore(&mut engine, Some(Selector::Seq(1)), true).await else {
+    let RestoreOutcome::Restored { id, kept, .. } = restore(&mut engine, Some(Selector::Seq(1)), true).await
+    else {
         panic!()
     };
     assert_eq!((id, content(&home), kept.len()), (first.clone(), before, 1));
@@ -125,7 +130,9 @@ async fn a_damaged_newest_snapshot_is_passed_over_and_the_next_one_is_whole() {
     fs::write(ground.directory.path().join("store/here/packs").join(newest), "nonsense").unwrap();
     let other = ground.new_home("other");
     let mut engine = ground.engine(&other);
-    let RestoreOutcome::Restored { id, passed_over, .. } = restore(&mut engine, None, false).await else { panic!() };
+    let RestoreOutcome::Restored { id, passed_over, .. } = restore(&mut engine, None, false).await else {
+        panic!()
+    };
     assert_eq!((id.seq, passed_over.len(), content(&other)), (1, 1, old));
     // It follows the damaged one, and needs none of its bytes.
     assert_eq!(publish(&mut engine).await.seq, 3);

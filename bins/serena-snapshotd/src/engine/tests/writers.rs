@@ -93,6 +93,33 @@ async fn a_crash_between_head_and_marker_does_not_make_the_home_a_stranger() {
 }
 
 #[tokio::test]
+async fn a_crashed_snapshot_that_others_have_followed_is_nobodys_leftover() {
+    let ground = Ground::new();
+    let (one, two) = (ground.home("one"), ground.new_home("two"));
+    let mut engine = ground.engine(&one);
+    let first = publish(&mut engine).await;
+    drop(engine);
+    fs::write(beside(&one, "snapshotd.json"), {
+        let mut crashed = marker::Marker::default();
+        crashed.intend(first.clone(), first.manifest(false));
+        serde_json::to_vec(&crashed).unwrap()
+    })
+    .unwrap();
+    let mut other = ground.engine(&two);
+    restore(&mut other, None, false).await;
+    fs::write(two.join("memories/new.md"), "second").unwrap();
+    publish(&mut other).await;
+    let mut engine = ground.engine(&one);
+    assert_eq!(engine.standing().await.unwrap(), Standing::Diverged);
+    engine.adopt(Side::Local, &Arc::default()).await.unwrap();
+    assert_eq!(publish(&mut engine).await.seq, 3);
+    assert_eq!(
+        engine.reader().list().await.unwrap().iter().map(|row| row.id.seq).collect::<Vec<_>>(),
+        [3, 2, 1]
+    );
+}
+
+#[tokio::test]
 async fn what_a_crash_left_in_the_store_is_deleted_after_the_next_snapshot() {
     let ground = Ground::new();
     let home = ground.home("one");
@@ -101,7 +128,8 @@ async fn what_a_crash_left_in_the_store_is_deleted_after_the_next_snapshot() {
     let store = ground.directory.path().join("store/here");
     // A snapshot that came as far as its manifest.
     let lost = Id::new(2, first.epoch);
-    fs::copy(store.join("manifests").join(&ground.keys("manifests")[0]), store.join(lost.manifest(false))).unwrap();
+    fs::copy(store.join("manifests").join(&ground.keys("manifests")[0]), store.join(lost.manifest(false)))
+        .unwrap();
     engine.marker.marker.intend(lost.clone(), lost.manifest(false));
     engine.marker.write().unwrap();
     drop(engine);
@@ -212,14 +240,13 @@ proptest! {
                     Step::Claim => engine.claim().await.unwrap(),
                     Step::Crash => {
                         let marker = engine.marker.marker.clone();
-                        let _lost = snap(&mut engine).await;
-                        if let Some(newest) = &engine.known.as_ref().unwrap().newest
-                            && engine.marker.marker.base.as_ref() == Some(newest)
-                        {
+                        // Published, and killed before the marker says so.
+                        if let Outcome::Published(lost) = snap(&mut engine).await {
                             let mut before = marker;
-                            before.intend(newest.id.clone(), newest.manifest.clone());
+                            before.intend(lost.id.clone(), lost.id.manifest(false));
                             engine.marker.marker = before;
                             engine.marker.write().unwrap();
+                            published.push(lost.id);
                         }
                         drop(engine);
                         engine = ground.engine(&homes[who]);

@@ -55,16 +55,26 @@ fn a_pack_that_does_not_hold_what_the_manifest_says_is_damaged() {
     ] {
         let ground = Ground::new();
         let packed = ground.put(stored, layout::pack);
-        assert_refused(&ground, &manifest(vec![directory("home"), file("home/a", b"one", 0)], vec![packed]), why);
+        assert_refused(
+            &ground,
+            &manifest(vec![directory("home"), file("home/a", b"one", 0)], vec![packed]),
+            why,
+        );
     }
 }
 
 #[test]
 fn a_blob_that_is_shorter_longer_or_other_is_damaged() {
-    for (bytes, why) in [(&b"on"[..], "ends too early"), (b"one!", "more data than its file has"), (b"two", "digest differs")] {
+    for (bytes, why) in
+        [(&b"on"[..], "ends too early"), (b"one!", "more data than its file has"), (b"two", "digest differs")]
+    {
         let ground = Ground::new();
         let blob = ground.put(compressed(bytes), layout::blob);
-        assert_refused(&ground, &manifest(vec![directory("home"), file("home/a", b"one", 0)], vec![blob]), why);
+        assert_refused(
+            &ground,
+            &manifest(vec![directory("home"), file("home/a", b"one", 0)], vec![blob]),
+            why,
+        );
     }
 }
 
@@ -76,7 +86,11 @@ fn an_object_that_is_gone_or_has_other_bytes_than_its_name_says_is_damaged() {
     let path = ground.stored_path(&packed);
     let good = fs::read(&path).unwrap();
     fs::write(&path, pack(&[("home/a", b"one")])).unwrap();
-    assert_refused(&ground, &manifest(entries(), vec![packed.clone()]), "its bytes are not those that its name says");
+    assert_refused(
+        &ground,
+        &manifest(entries(), vec![packed.clone()]),
+        "its bytes are not those that its name says",
+    );
     fs::write(&path, &good[1..]).unwrap();
     assert_refused(&ground, &manifest(entries(), vec![packed.clone()]), "bytes, expected");
     fs::remove_file(&path).unwrap();
@@ -131,10 +145,7 @@ fn a_manifest_that_nobody_checked_cannot_write_elsewhere() {
         vec![directory("home"), link("home/x", "/etc"), file("home/x", b"", 0)],
     ] {
         let ground = Ground::new();
-        let packed = ground.put(
-            pack(&[("home/a", b"one"), ("home/./x", b"one")]),
-            layout::pack,
-        );
+        let packed = ground.put(pack(&[("home/a", b"one"), ("home/./x", b"one")]), layout::pack);
         assert!(fs::read_to_string(outside(&ground)).is_ok());
         assert_refused(&ground, &manifest(hostile, vec![packed]), "");
     }

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod mounted;
+mod reading;
 mod round;
 mod swaps;
 
@@ -76,13 +77,20 @@ impl Ground {
     fn assert_clean(&self, also: &[&str]) {
         assert_eq!(fs::read_to_string(self.directory.path().join("canary")).unwrap(), "alive");
         let mut left: Vec<_> = fs::read_dir(self.directory.path().join("room")).unwrap().flatten().collect();
-        left.retain(|entry| entry.file_name() != "home" && !also.contains(&entry.file_name().to_str().unwrap()));
+        left.retain(|entry| {
+            entry.file_name() != "home" && !also.contains(&entry.file_name().to_str().unwrap())
+        });
         assert!(left.is_empty(), "{left:?}");
     }
 }
 
 fn directory(path: &str) -> Entry {
-    Entry { path: path.as_bytes().into(), mode: 0o755, mtime: 1_500_000_000_123_456_789, kind: Kind::Directory }
+    Entry {
+        path: path.as_bytes().into(),
+        mode: 0o755,
+        mtime: 1_500_000_000_123_456_789,
+        kind: Kind::Directory,
+    }
 }
 
 fn file(path: &str, bytes: &[u8], object: u32) -> Entry {
@@ -169,7 +177,8 @@ fn files_directories_and_links_are_put_back_with_permissions_and_times() {
     let big: Vec<u8> = (0..3_000_000_u32).map(|at| (at / 7) as u8).collect();
     let mut holes = vec![0; 2_000_000];
     holes[1_500_000] = 1;
-    let files: [(&str, &[u8]); 3] = [("home/a", b"one"), ("home/d/b", &big), ("home/old", b"of an older snapshot")];
+    let files: [(&str, &[u8]); 3] =
+        [("home/a", b"one"), ("home/d/b", &big), ("home/old", b"of an older snapshot")];
     let packed = ground.put(pack(&files), layout::pack);
     let blob = ground.put(compressed(&holes), layout::blob);
     let closed = Entry { mode: 0o500, ..directory("home/d") };
@@ -193,9 +202,15 @@ fn files_directories_and_links_are_put_back_with_permissions_and_times() {
     }
     assert_eq!(fs::read_link(home.join("l")).unwrap(), Path::new("/nowhere"));
     let found = fs::metadata(home.join("a")).unwrap();
-    assert_eq!((found.mode() & 0o7777, found.mtime(), found.mtime_nsec()), (0o640, 1_500_000_000, 123_456_789));
+    assert_eq!(
+        (found.mode() & 0o7777, found.mtime(), found.mtime_nsec()),
+        (0o640, 1_500_000_000, 123_456_789)
+    );
     let found = fs::metadata(home.join("d")).unwrap();
-    assert_eq!((found.mode() & 0o7777, found.mtime(), found.mtime_nsec()), (0o500, 1_500_000_000, 123_456_789));
+    assert_eq!(
+        (found.mode() & 0o7777, found.mtime(), found.mtime_nsec()),
+        (0o500, 1_500_000_000, 123_456_789)
+    );
     assert!(!home.join("old").exists());
     ground.assert_clean(&[]);
     fs::set_permissions(home.join("d"), fs::Permissions::from_mode(0o700)).unwrap();
@@ -243,7 +258,8 @@ fn a_home_behind_a_link_is_replaced_where_it_really_is() {
 fn only_roots_that_are_in_the_snapshot_and_have_a_place_are_touched() {
     let ground = Ground::new();
     let packed = ground.put(pack(&[("home/a", b"new"), ("left/b", b"out")]), layout::pack);
-    let entries = vec![directory("home"), file("home/a", b"new", 0), directory("left"), file("left/b", b"out", 0)];
+    let entries =
+        vec![directory("home"), file("home/a", b"new", 0), directory("left"), file("left/b", b"out", 0)];
     let other = ground.directory.path().join("room/other");
     fs::create_dir(&other).unwrap();
     fs::write(other.join("mine"), "stays").unwrap();

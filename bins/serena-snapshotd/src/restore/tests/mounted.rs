@@ -27,7 +27,8 @@ fn a_home_that_is_a_mount_point_is_filled_anew_and_stays_one() {
             .env(HOME_OF_TEST, &home)
             .output()
             .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && text.contains("1 passed"), "{options}: {text}");
     }
 }
@@ -52,6 +53,19 @@ fn inner() {
         assert_eq!(fs::metadata(home.join("d")).unwrap().mode() & 0o7777, 0o500);
     }
     assert_eq!(fs::metadata(&home).unwrap().ino(), device);
+    // A volume within the home is neither moved nor ever thrown away.
+    let volume = home.join("volume");
+    fs::create_dir(&volume).unwrap();
+    let mount =
+        |args: &[&str]| assert!(Command::new("mount").args(args).arg(&volume).status().unwrap().success());
+    mount(&["-t", "tmpfs", "none"]);
+    fs::write(volume.join("cache"), "large").unwrap();
+    for _ in 0..2 {
+        ground.restore_to(&manifest, &targets).unwrap();
+        assert_eq!(fs::read_to_string(volume.join("cache")).unwrap(), "large");
+        assert_eq!(fs::read_to_string(home.join("d/a")).unwrap(), "new");
+    }
+    assert!(Command::new("umount").arg(&volume).status().unwrap().success());
     // Too little room for the new one: the old one stays.
     let large: Vec<u8> = (0..20_000_000_u32).map(|at| (at ^ (at >> 9)) as u8).collect();
     let packed = ground.put(pack(&[("home/a", &large)]), layout::pack);
@@ -62,5 +76,9 @@ fn inner() {
         assert_eq!(error, format!("{}: No space left on device (os error 28)", home.join("a").display()));
         assert_eq!(tree(&home), before);
         assert!(!home.join(journal::INSIDE).join("new").exists());
+        assert!(Command::new("mount").args(["-o", "remount,ro"]).arg(&home).status().unwrap().success());
+        let error = ground.restore_to(&manifest, &targets).unwrap_err().to_string();
+        let staging = home.join(journal::INSIDE);
+        assert_eq!(error, format!("{}: Read-only file system (os error 30)", staging.display()));
     }
 }

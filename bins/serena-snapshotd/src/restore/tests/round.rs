@@ -34,7 +34,11 @@ fn any_tree() -> impl Strategy<Value = BTreeMap<Vec<Vec<u8>>, (What, u32, i64)>>
         1 => vec(1_u8.., 1..20).prop_map(What::Link),
     ];
     // Whoever reads it must be able to.
-    btree_map(vec(name, 1..4), (what, (0..=0o777_u32).prop_map(|mode| mode | 0o500), 0..4_000_000_000_000_000_000_i64), 0..25)
+    btree_map(
+        vec(name, 1..4),
+        (what, (0..=0o777_u32).prop_map(|mode| mode | 0o500), 0..4_000_000_000_000_000_000_i64),
+        0..25,
+    )
 }
 
 fn build(home: &Path, tree: &BTreeMap<Vec<Vec<u8>>, (What, u32, i64)>) {

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::swap::tests::{Then, after, exchanges, never};
+use super::step::{Then, after, exchanges, never};
 use super::*;
 
 /// How the old home is.
@@ -28,12 +28,18 @@ fn fresh(old: Old, inside: bool) -> Ground {
         return ground;
     }
     fs::create_dir(home.join("same")).unwrap();
-    fs::write(home.join("same/x"), "old").unwrap();
-    fs::write(home.join("only-old"), "old").unwrap();
+    for path in ["same/x", "only-old"] {
+        fs::write(home.join(path), "old").unwrap();
+        fs::File::open(home.join(path)).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    }
     fs::create_dir(home.join("closed")).unwrap();
     fs::set_permissions(home.join("closed"), fs::Permissions::from_mode(0o500)).unwrap();
     if old == Old::FullAndKept {
-        let kept = if inside { home.join(journal::INSIDE).join("before") } else { ground.home().with_extension("before-restore") };
+        let kept = if inside {
+            home.join(journal::INSIDE).join("before")
+        } else {
+            ground.home().with_extension("before-restore")
+        };
         fs::create_dir_all(kept.join("older")).unwrap();
     }
     ground
@@ -81,7 +87,12 @@ fn every_way(mut test: impl FnMut(Old, bool, &BTreeMap<Vec<u8>, String>, &BTreeM
     exchanges(true);
 }
 
-fn assert_whole(ground: &Ground, before: &BTreeMap<Vec<u8>, String>, new: &BTreeMap<Vec<u8>, String>, what: &str) {
+fn assert_whole(
+    ground: &Ground,
+    before: &BTreeMap<Vec<u8>, String>,
+    new: &BTreeMap<Vec<u8>, String>,
+    what: &str,
+) {
     let now = tree(&ground.home());
     assert!(now == *before || now == *new, "{what}: {now:#?}");
     assert!(!ground.journal().exists(), "{what}");
@@ -95,7 +106,8 @@ fn assert_kept(ground: &Ground, before: &BTreeMap<Vec<u8>, String>, what: &str) 
         return;
     }
     let places = [home.with_extension("before-restore"), home.join(journal::INSIDE).join("before")];
-    let kept = places.iter().any(|place| fs::read_to_string(place.join("only-old")).is_ok_and(|text| text == "old"));
+    let kept =
+        places.iter().any(|place| fs::read_to_string(place.join("only-old")).is_ok_and(|text| text == "old"));
     assert!(kept, "{what}: the old one is lost");
 }
 
@@ -157,7 +169,11 @@ fn assert_kept_anywhere(ground: &Ground, before: &BTreeMap<Vec<u8>, String>, wha
     if before.len() < 2 {
         return;
     }
-    let output = std::process::Command::new("find").arg(ground.directory.path()).args(["-name", "only-old"]).output().unwrap();
+    let output = std::process::Command::new("find")
+        .arg(ground.directory.path())
+        .args(["-name", "only-old"])
+        .output()
+        .unwrap();
     assert!(!output.stdout.is_empty(), "{what}: the old one is lost");
 }
 

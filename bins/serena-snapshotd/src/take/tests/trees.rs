@@ -267,7 +267,7 @@ fn a_file_that_may_not_be_read_is_an_error_that_names_it() {
     }
     let mut world = World::new();
     world.write("a/secret", "text");
-    fs::set_permissions(world.path("a/secret"), Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(world.path("a/secret"), Permissions::from_mode(0o000)).unwrap();
     let error = world.take(None, None).err().unwrap().to_string();
     assert!(error.contains("/a/secret: Permission denied"), "{error}");
 }
