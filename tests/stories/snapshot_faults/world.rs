@@ -198,6 +198,12 @@ impl World {
         missing.chain(there.difference(&needed).map(|key| format!("needless: {key}"))).collect()
     }
 
+    /// Whether everything that the bucket held at this moment is there as it was.
+    pub fn still_holds(&self, moment: &Moment) -> bool {
+        let now = self.objects.snapshot();
+        moment.bucket.iter().all(|(key, bytes)| now.get(key) == Some(bytes))
+    }
+
     pub fn moment(&self) -> Moment {
         let copy = ground();
         copy_all(self.ground.path(), copy.path());
