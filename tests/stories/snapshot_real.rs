@@ -4,7 +4,7 @@
 #[path = "snapshot_stores/alike.rs"]
 mod alike;
 
-use support::{RealStore, have};
+use support::{RealStore, Snapshotd, have};
 
 #[tokio::test]
 async fn each_real_store_honours_or_ignores_conditions_as_we_believe() {
@@ -37,5 +37,33 @@ async fn each_real_store_does_what_every_store_does() {
         if have(&[name]) {
             alike::a_real_store(name).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn a_home_goes_into_each_real_store_and_comes_back() {
+    for name in RealStore::ALL {
+        if !have(&[name]) {
+            continue;
+        }
+        let store = RealStore::start(name).await;
+        let (endpoint, at) = (store.endpoint(), format!("s3://{}/some/prefix", store.bucket()));
+        let machine = || {
+            Snapshotd::new(env!("CARGO_BIN_EXE_serena-snapshotd"))
+                .with_flags(&["--partition", "laptop", "--store", &at, "--endpoint", &endpoint])
+                .with_env("AWS_ACCESS_KEY_ID", store.access_key())
+                .with_env("AWS_SECRET_ACCESS_KEY", store.secret_key())
+        };
+        let mine = machine();
+        for version in ["one", "two"] {
+            mine.write("memories/version.md", version);
+            let said = mine.succeed(&["snapshot"]).await;
+            assert!(!said.contains("unchanged"), "{name}: {said}");
+        }
+        let other = machine();
+        other.succeed(&["restore"]).await;
+        assert_eq!(other.read("memories/version.md").as_deref(), Some("two"), "{name}");
+        other.succeed(&["verify", "--read-data"]).await;
+        assert_eq!(other.json(&["list"]).await.as_array().unwrap().len(), 2, "{name}");
     }
 }

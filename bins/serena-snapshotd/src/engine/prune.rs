@@ -170,7 +170,11 @@ impl Engine {
         if let Some(objects) = self.objects.get(id) {
             return Ok(Arc::clone(objects));
         }
-        let (manifest, _) = self.reader.read(key, None).await?;
+        let (manifest, _) = match self.reader.read(key, None).await {
+            // It may have happened on the way.
+            Err(EngineError::Damaged(_)) => self.reader.read(key, None).await?,
+            read => read?,
+        };
         let objects = Arc::new(manifest.about.objects);
         if self.objects.len() < MAX_REMEMBERED {
             self.objects.insert(id.clone(), Arc::clone(&objects));
