@@ -137,13 +137,7 @@ fn serve_on(listen: &Listen, what: Arc<dyn Controlled>, life: Life, all: bool) -
     Ok(())
 }
 
-async fn answer(
-    what: &dyn Controlled,
-    life: &Life,
-    method: &Method,
-    uri: &Uri,
-    all: bool,
-) -> Response<Body> {
+async fn answer(what: &dyn Controlled, life: &Life, method: &Method, uri: &Uri, all: bool) -> Response<Body> {
     let path = uri.path();
     match (method.as_str(), path) {
         ("GET" | "HEAD", "/ready") => ready(what, life),
