@@ -15,6 +15,21 @@ pub fn keep_freed() {
     }
 }
 
+/// From this size on, in bytes, a buffer of [`stay_small`] is a mapping of its own, which is gone when it is freed.
+const OWN_MAPPING: i32 = 512 << 10;
+
+/// Tells glibc to have one heap for all threads and to give large buffers back at once: for a daemon that seldom works, on
+/// several threads, each of which would keep a heap of its own. To be called once, first thing in `main`.
+pub fn stay_small() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt only sets parameters of the allocator; nothing else runs yet.
+    unsafe {
+        nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1);
+        nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, OWN_MAPPING);
+        nix::libc::mallopt(nix::libc::M_TRIM_THRESHOLD, 2 * OWN_MAPPING);
+    }
+}
+
 /// Gives freed memory back to the system; for a daemon that works now and then, and is to be small in between.
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -117,7 +117,8 @@ mod real {
             assert_eq!(self.heals().await, [1; 2], "one heal a session");
             let (new, _) = self.tree().await;
             assert_ne!(new, root);
-            assert_eq!(self.supervise.instance("one").await["starts"], 2);
+            // One more where somebody else had taken the port meanwhile.
+            assert!(self.supervise.instance("one").await["starts"].as_u64() >= Some(2));
         }
 
         async fn stop(mut self, clients: Vec<RealClient>) {

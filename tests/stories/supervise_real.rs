@@ -50,7 +50,7 @@ mod real {
     }
 
     async fn ready(supervise: &Supervise) -> Value {
-        supervise.until("one", |one| one["state"] == "ready" || one["starts"].as_u64() > Some(1)).await
+        supervise.until("one", |one| one["state"] == "ready").await
     }
 
     /// A file on which the search for [`ENDLESS`] takes some seconds, in which no other thread of Python may run.
@@ -144,7 +144,7 @@ mod real {
                 continue;
             }
             let mut supervise = supervised(QUICK, arguments, with_a_trap).await;
-            ready(&supervise).await;
+            let before = ready(&supervise).await;
             let client = supervise.client("one").await.unwrap();
             let search = json!({ "substring_pattern": ENDLESS, "relative_path": "trap.txt" });
             assert_eq!(client.call_text("search_for_pattern", search).await.unwrap(), "{}");
@@ -156,7 +156,7 @@ mod real {
                 supervise.until_logged("it waits for a process that it started").await;
             }
             let one = supervise.instance("one").await;
-            assert_eq!((&one["starts"], &one["failures"]), (&json!(1), &json!(0)), "{release}: {one}");
+            assert_eq!((&one["pid"], &one["failures"]), (&before["pid"], &json!(0)), "{release}: {one}");
             drop(client);
             supervise.stop_clean().await;
         }
@@ -170,8 +170,8 @@ mod real {
         let mut supervise = supervised(QUICK, &[], |_| ()).await;
         let first = ready(&supervise).await;
         kill(Pid::from_raw(first["pid"].as_i64().unwrap() as i32), Signal::SIGSTOP).unwrap();
-        let second = supervise.until("one", |one| one["state"] == "ready" && one["starts"] == 2).await;
-        assert_ne!(second["pid"], first["pid"]);
+        // However many starts that takes: somebody else may have taken its port meanwhile.
+        supervise.until("one", |one| one["state"] == "ready" && one["pid"] != first["pid"]).await;
         let client = supervise.client("one").await.unwrap();
         let listed =
             client.call_text("list_dir", json!({ "relative_path": ".", "recursive": false })).await.unwrap();
@@ -209,7 +209,7 @@ mod real {
         let settings = format!("{QUICK}language_server = true");
         let mut supervise = supervised(&settings, &[], without_language_server).await;
         let degraded = supervise.until_state("one", "degraded").await;
-        assert_eq!((&degraded["starts"], &degraded["failures"]), (&json!(1), &json!(0)), "{degraded}");
+        assert_eq!(degraded["failures"], 0, "{degraded}");
         let client = supervise.client("one").await.unwrap();
         let listed =
             client.call_text("list_dir", json!({ "relative_path": ".", "recursive": false })).await.unwrap();

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use snapshotd::config::DAEMON;
 
 fn main() -> ExitCode {
+    mcp_daemon::heap::stay_small();
     let words: Vec<_> = std::env::args_os().collect();
     let command = match args::parse(&words) {
         Ok(command) => command,

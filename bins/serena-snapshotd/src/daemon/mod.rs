@@ -1,7 +1,7 @@
 //! The daemon: restores an empty home, then keeps taking snapshots, and answers on its control socket.
 //!
-//! One [`actor`] owns the engine and does one thing after another; [`schedule`] says when, [`ops`] passes on what is asked,
-//! and [`state`] is what everybody may see. [`run`] puts them together.
+//! One `actor` owns the engine and does one thing after another; `schedule` says when, `ops` passes on what is asked,
+//! and `state` is what everybody may see. [`run`] puts them together.
 
 mod actor;
 mod jobs;

@@ -20,8 +20,10 @@ use crate::digest::{Digest, Hasher};
 const LEVEL: i32 = 3;
 /// Most threads that compress one object.
 const MAX_WORKERS: usize = 4;
-/// What one of them takes at once, in bytes; memory grows with it.
-const PIECE: u32 = 2 * 1024 * 1024;
+/// What one of them takes at once, in bytes; memory grows with it, and a small object is cut into at least four for each.
+const PIECE: u64 = 2 * 1024 * 1024;
+/// Least of it.
+const LEAST_PIECE: u64 = 512 * 1024;
 /// From this size on, in bytes, more threads are worth their start.
 const WORTH_WORKERS: u64 = 3 * 1024 * 1024;
 /// Largest object in bytes that waits in memory.
@@ -46,7 +48,8 @@ impl<'a> Object<'a> {
             if expected >= WORTH_WORKERS {
                 let workers = available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
                 encoder.set_parameter(CParameter::NbWorkers(workers as u32))?;
-                encoder.set_parameter(CParameter::JobSize(PIECE))?;
+                let piece = (expected / (4 * workers as u64)).clamp(LEAST_PIECE, PIECE);
+                encoder.set_parameter(CParameter::JobSize(piece as u32))?;
             }
             let sink = Sink::new(job.spool, expected > MAX_MEMORY as u64)?;
             let out = Out::new(job, sink)?;
