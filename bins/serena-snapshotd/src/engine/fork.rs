@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::publish::{Work, made, summary};
+use super::gather::{Work, made, summary};
 use super::retain::{Extent, has_shrunk};
 use super::{Engine, EngineError, Outcome, Standing};
 use crate::layout::Id;

@@ -10,6 +10,7 @@
 
 mod claim;
 mod fork;
+mod gather;
 mod marker;
 mod prune;
 mod publish;
@@ -214,7 +215,7 @@ impl Engine {
             return Ok(false);
         };
         let is_same = match self.reader.read(&newest.manifest, Some(&newest.manifest_sha256)).await {
-            Ok((manifest, _)) => publish::holds(Arc::clone(&self.settings), manifest).await,
+            Ok((manifest, _)) => gather::holds(Arc::clone(&self.settings), manifest).await,
             Err(EngineError::Damaged(_) | EngineError::Unreadable(_)) => false,
             Err(error) => return Err(error),
         };

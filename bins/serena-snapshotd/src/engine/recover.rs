@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::publish::Work;
+use super::gather::Work;
 use super::{
     Engine, EngineError, Outcome, RestoreOutcome, RestoreRequest, Selector, Side, Standing, home, is_empty,
     journal,
