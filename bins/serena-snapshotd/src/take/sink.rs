@@ -24,6 +24,8 @@ const MAX_WORKERS: usize = 4;
 const PIECE: u64 = 2 * 1024 * 1024;
 /// Least of it.
 const LEAST_PIECE: u64 = 512 * 1024;
+/// Up to this size, in bytes, a compressing thread for each core is worth its start; it is over in a moment.
+const ALL_CORES: u64 = 32 * 1024 * 1024;
 /// From this size on, in bytes, more threads are worth their start.
 const WORTH_WORKERS: u64 = 3 * 1024 * 1024;
 /// Largest object in bytes that waits in memory.
@@ -46,7 +48,10 @@ impl<'a> Object<'a> {
             let mut encoder = Encoder::new(LEVEL)?;
             encoder.set_parameter(CParameter::ChecksumFlag(true))?;
             if expected >= WORTH_WORKERS {
-                let workers = available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+                let cores = available_parallelism().map_or(1, usize::from);
+                // Above that the reading and hashing beside it keep a core busy, too.
+                let spare = usize::from(expected > ALL_CORES);
+                let workers = (cores - spare.min(cores - 1)).min(MAX_WORKERS);
                 encoder.set_parameter(CParameter::NbWorkers(workers as u32))?;
                 let piece = (expected / (4 * workers as u64)).clamp(LEAST_PIECE, PIECE);
                 encoder.set_parameter(CParameter::JobSize(piece as u32))?;
