@@ -55,6 +55,42 @@ pub fn read(path: &Path) -> Result<String, ConfigError> {
     Ok(text)
 }
 
+/// A setting that cannot work, as one line: where it was said, what was found and what is expected.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigProblem {
+    /// The file itself.
+    #[error(transparent)]
+    File(#[from] ConfigError),
+    /// One flag, variable or key.
+    #[error("{}{key}: {what}", file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default())]
+    Key {
+        /// The file, where it came from one.
+        file: Option<PathBuf>,
+        /// The flag, variable or key, such as `instance.a.home`.
+        key: String,
+        /// What was found and what is expected.
+        what: String,
+    },
+}
+
+impl ConfigProblem {
+    /// One flag, variable or key.
+    pub fn key(key: impl Into<String>, what: impl ToString) -> Self {
+        ConfigProblem::Key { file: None, key: key.into(), what: what.to_string() }
+    }
+
+    /// The same, said of a file where there is one.
+    #[must_use]
+    pub fn within(self, path: Option<&Path>) -> Self {
+        match self {
+            ConfigProblem::File(error) => ConfigProblem::File(error),
+            ConfigProblem::Key { key, what, .. } => {
+                ConfigProblem::Key { file: path.map(Path::to_owned), key, what }
+            }
+        }
+    }
+}
+
 /// Reads a configuration from a text; `path` is for the error messages.
 pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
     let invalid = |key: String, error: &toml::de::Error| {

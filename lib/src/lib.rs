@@ -28,5 +28,6 @@ pub mod route;
 pub mod secret;
 pub mod serve;
 pub(crate) mod signals;
+pub mod terminal;
 pub mod tree;
 pub mod upstream;

@@ -1,5 +1,6 @@
 //! How a person sees what the control socket answers.
 
+use mcp_daemon::terminal::spell;
 use serde_json::Value;
 
 /// Prints JSON as it is, or as `render` shows it.
@@ -67,12 +68,7 @@ pub fn sessions(sessions: &Value) -> String {
 }
 
 fn age(seconds: &Value) -> String {
-    match seconds.as_u64().unwrap_or_default() {
-        seconds @ 0..120 => format!("{seconds} s"),
-        seconds @ 120..7200 => format!("{} min", seconds / 60),
-        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
-        seconds => format!("{} days", seconds / 86_400),
-    }
+    spell(seconds.as_u64().unwrap_or_default())
 }
 
 fn back(back: &Value) -> String {

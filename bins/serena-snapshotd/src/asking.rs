@@ -6,11 +6,12 @@ use http::StatusCode;
 use mcp_daemon::control::{self, AskError};
 use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::files;
+use mcp_daemon::terminal::Progress;
 use serde_json::Value;
 use snapshotd::config::{Asked, DAEMON, Flags};
 use tokio::time::{Duration, interval};
 
-use crate::render::Progress;
+use crate::render::show_progress;
 
 /// How often the daemon is asked how far it is.
 const LOOK: Duration = Duration::from_millis(250);
@@ -100,7 +101,7 @@ impl Daemon {
                 answered = &mut answer => break answered,
                 _ = looks.tick(), if progress.is_shown() => {
                     if let Ok(Some(status)) = status(&self.socket).await {
-                        progress.show(&status["working"]["progress"]);
+                        show_progress(&mut progress, &status["working"]["progress"]);
                     }
                 }
             }

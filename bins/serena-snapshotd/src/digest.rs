@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use mcp_daemon::secret::hex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A SHA-256; `Display` writes 64 lower-case hexadecimal digits, which parse back.
@@ -90,17 +91,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// Lower-case hexadecimal digits, two a byte.
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]])
-        .map(char::from)
-        .collect()
-}
-
-/// What [`hex`] wrote; `None` for anything else, such as upper-case digits.
+/// What [`hex`](mcp_daemon::secret::hex) wrote; `None` for anything else, such as upper-case digits.
 pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),

@@ -6,14 +6,12 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use mcp_daemon::terminal::clean;
 use serde_json::Value;
 
-pub use self::progress::Progress;
+pub use self::progress::show as show_progress;
 pub use self::status::status;
 pub use self::table::{diff, list, show};
-
-/// Longest explanation in characters; the rest is in `--json` and the log.
-const MAX_CAUSE: usize = 300;
 
 /// How a snapshot ended.
 pub fn outcome(value: &Value) -> String {
@@ -129,16 +127,6 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// In one line, bounded, without anything that a terminal would obey.
-fn clean(text: &str) -> String {
-    let mut clean: String =
-        text.chars().map(|char| if char.is_control() { ' ' } else { char }).take(MAX_CAUSE).collect();
-    if text.chars().nth(MAX_CAUSE).is_some() {
-        clean.push('…');
-    }
-    clean.trim().to_owned()
-}
-
 fn bytes(value: &Value) -> String {
     size(value.as_u64().unwrap_or_default())
 }
@@ -156,13 +144,4 @@ fn size(bytes: u64) -> String {
     }
     // Cut off, not rounded: what is less than a limit looks so.
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
-}
-
-fn spell(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
 }

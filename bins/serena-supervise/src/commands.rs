@@ -11,6 +11,7 @@ use mcp_daemon::control;
 use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::files;
 use mcp_daemon::life;
+use mcp_daemon::terminal::Progress;
 use serde_json::Value;
 use supervise::config::{Config, ConfigProblem};
 use supervise::doctor;
@@ -35,7 +36,7 @@ pub fn run(command: Command, rest: Option<Vec<OsString>>) -> Done {
     match command {
         Command::Check(check) => {
             let config = Config::load(Some(&check.config)).map_err(|problem| wrong(&problem))?;
-            config.check().map_err(|problem| wrong(&problem.within(&check.config)))?;
+            config.check().map_err(|problem| wrong(&problem.within(Some(&check.config))))?;
             say(&format!("{}: right", check.config.display()));
             Ok(ExitCode::SUCCESS)
         }
@@ -106,12 +107,12 @@ fn serve_up(args: Up, more: Vec<String>) -> Done {
         Box::new(move || Ok(config.clone()))
     };
     let began = Instant::now();
-    let progress = Mutex::new(render::Progress::stderr());
+    let progress = Mutex::new(Progress::stderr());
     let shown = move |instance: Option<&Instance>| {
         let mut progress = progress.lock().expect("no panic while locked");
         match instance.map(Instance::report) {
             Some(report) => {
-                progress.show(&render::step(&report), began.elapsed(), &render::last_words(&report))
+                progress.show(&render::step(&report), |_| render::waiting(&report, began.elapsed()));
             }
             None => progress.clear(),
         }
@@ -162,7 +163,7 @@ fn wait_for(wait: &Wait) -> Done {
     let control = control::socket(wait.control.clone(), DAEMON)?;
     let path = format!("/instances/{}", wait.name);
     let began = Instant::now();
-    let mut progress = render::Progress::stderr();
+    let mut progress = Progress::stderr();
     loop {
         let answer = control::ask_json(&control, "GET", &path)?;
         let state = answer["state"].as_str().unwrap_or_default();
@@ -174,7 +175,7 @@ fn wait_for(wait: &Wait) -> Done {
             progress.clear();
             return Ok(ExitCode::SUCCESS);
         }
-        progress.show(&render::step(&answer), began.elapsed(), &render::last_words(&answer));
+        progress.show(&render::step(&answer), |_| render::waiting(&answer, began.elapsed()));
         if began.elapsed() >= wait.timeout.duration() {
             progress.clear();
             let line = format!(

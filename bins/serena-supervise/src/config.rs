@@ -32,10 +32,11 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mcp_daemon::addr::Listen;
-use mcp_daemon::config::{ConfigError, Span};
+pub use mcp_daemon::config::ConfigProblem;
+use mcp_daemon::config::Span;
 use serde::Deserialize;
 
 pub use self::names::NamesError;
@@ -77,41 +78,6 @@ impl Default for Config {
             generation_deadline: Span::seconds(30 * 60),
             observe: None,
             grace: Span::seconds(30),
-        }
-    }
-}
-
-/// A setting that cannot work, as one line.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigProblem {
-    /// The file itself.
-    #[error(transparent)]
-    File(#[from] ConfigError),
-    /// One key.
-    #[error("{}{key}: {what}", file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default())]
-    Key {
-        /// The file, where it came from one.
-        file: Option<PathBuf>,
-        /// The key, such as `instance.a.home`.
-        key: String,
-        /// What was found and what is expected.
-        what: String,
-    },
-}
-
-impl ConfigProblem {
-    fn key(key: impl Into<String>, what: impl ToString) -> Self {
-        ConfigProblem::Key { file: None, key: key.into(), what: what.to_string() }
-    }
-
-    /// The same, said of a file.
-    #[must_use]
-    pub fn within(self, path: &Path) -> Self {
-        match self {
-            ConfigProblem::File(error) => ConfigProblem::File(error),
-            ConfigProblem::Key { key, what, .. } => {
-                ConfigProblem::Key { file: Some(path.to_owned()), key, what }
-            }
         }
     }
 }

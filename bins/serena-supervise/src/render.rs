@@ -1,16 +1,14 @@
 //! How a person sees what the control socket answers.
 
-mod progress;
+use std::time::Duration;
 
+use mcp_daemon::terminal::{clean, spell, table};
 use serde_json::Value;
 
-pub use self::progress::Progress;
-
-/// Longest explanation in characters; the rest is in `status --json` and `logs`.
-const MAX_CAUSE: usize = 300;
-/// Headings of the table; the first two columns are words, the others numbers.
+/// Headings of the table.
 const HEADINGS: [&str; 9] = ["NAME", "STATE", "PID", "PORT", "UP", "STARTS", "CONNS", "MEMORY", "IDLE"];
-const WORDS: usize = 2;
+/// Columns of it that are numbers.
+const NUMBERS: [usize; 7] = [2, 3, 4, 5, 6, 7, 8];
 
 /// A line about the supervisor, then a table of its instances; below one that is not well, why.
 pub fn status(status: &Value) -> String {
@@ -29,27 +27,15 @@ pub fn status(status: &Value) -> String {
 pub fn instances(instances: &Value) -> String {
     let reports = instances.as_array().map(Vec::as_slice).unwrap_or_default();
     let rows: Vec<[String; 9]> = reports.iter().map(row).collect();
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([HEADINGS[column].len()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
-    let line = |cells: &[String; 9]| {
-        let cell = |(column, cell): (usize, &String)| {
-            let width = widths[column];
-            if column < WORDS { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-        };
-        let cells: Vec<String> = cells.iter().enumerate().map(cell).collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    let mut table = line(&HEADINGS.map(str::to_owned));
-    for (report, row) in reports.iter().zip(&rows) {
-        table += &line(row);
+    let lines = table(HEADINGS, &NUMBERS, &rows);
+    let mut all = format!("{}\n", lines[0]);
+    for (report, line) in reports.iter().zip(&lines[1..]) {
+        all += &format!("{line}\n");
         if let Some(trouble) = trouble(report) {
-            table += &format!("  {trouble}\n");
+            all += &format!("  {trouble}\n");
         }
     }
-    table
+    all
 }
 
 fn row(report: &Value) -> [String; 9] {
@@ -152,36 +138,25 @@ pub fn step(report: &Value) -> String {
     }
 }
 
-/// The last thing it said, for somebody who waits.
-pub fn last_words(report: &Value) -> String {
-    report["lines"].as_array().and_then(|lines| lines.last()?.as_str()).map(clean).unwrap_or_default()
+/// The same for somebody who waits at a terminal: for how long already, and the last thing that it said.
+pub fn waiting(report: &Value, since: Duration) -> String {
+    let mut line = step(report);
+    if since.as_secs() > 0 {
+        line += &format!(", {} s", since.as_secs());
+    }
+    let last = report["lines"].as_array().and_then(|lines| lines.last()?.as_str()).map(clean);
+    if let Some(last) = last.filter(|last| !last.is_empty()) {
+        line += &format!(" | {last}");
+    }
+    line
 }
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// In one line, bounded, without anything that a terminal would obey: it may come from a server's output.
-fn clean(text: &str) -> String {
-    let mut clean: String =
-        text.chars().map(|char| if char.is_control() { ' ' } else { char }).take(MAX_CAUSE).collect();
-    if text.chars().nth(MAX_CAUSE).is_some() {
-        clean.push('…');
-    }
-    clean.trim().to_owned()
-}
-
 fn age(seconds: &Value) -> String {
     spell(seconds.as_u64().unwrap_or_default())
-}
-
-fn spell(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
 }
 
 fn size(bytes: u64) -> String {
@@ -312,6 +287,7 @@ mod tests {
             step(json!({"state": "stopped", "why": "asleep", "starts": 0})),
             "serena has not started yet"
         );
-        assert_eq!(last_words(&report(json!({}))), "two");
+        assert_eq!(waiting(&report(json!({})), Duration::from_secs(1)), "serena is ready, 1 s | two");
+        assert_eq!(waiting(&report(json!({ "lines": [] })), Duration::ZERO), "serena is ready");
     }
 }

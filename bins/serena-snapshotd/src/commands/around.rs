@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use mcp_daemon::exit::{Exit, Failure};
+use mcp_daemon::terminal;
 use snapshotd::config::{Asked, Config, Env, Flags, Plan};
 use snapshotd::engine::{Engine, EngineError, Reader};
 use snapshotd::progress::Progress;
@@ -133,7 +134,7 @@ impl Alone {
 
 /// Shows how far it is until the work is done.
 pub async fn shown<T>(progress: &Arc<Progress>, work: impl Future<Output = T>) -> T {
-    let mut line = render::Progress::stderr();
+    let mut line = terminal::Progress::stderr();
     let mut work = boxed(work);
     let mut looks = interval(LOOK);
     loop {
@@ -143,7 +144,7 @@ pub async fn shown<T>(progress: &Arc<Progress>, work: impl Future<Output = T>) -
                 line.clear();
                 return done;
             }
-            _ = looks.tick() => line.show(&report::progress(progress)),
+            _ = looks.tick() => render::show_progress(&mut line, &report::progress(progress)),
         }
     }
 }

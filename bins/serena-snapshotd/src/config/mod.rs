@@ -28,7 +28,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mcp_daemon::addr::{Listen, Route};
-use mcp_daemon::config::{ConfigError, Size, Span};
+pub use mcp_daemon::config::ConfigProblem;
+use mcp_daemon::config::{Size, Span};
 use serde::Deserialize;
 
 pub use self::env::Env;
@@ -175,41 +176,6 @@ pub struct Encryption {
     pub identity_file: Option<PathBuf>,
     /// File with a passphrase, instead of keys.
     pub passphrase_file: Option<PathBuf>,
-}
-
-/// A setting that cannot work, as one line.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigProblem {
-    /// The file itself.
-    #[error(transparent)]
-    File(#[from] ConfigError),
-    /// One flag, variable or key.
-    #[error("{}{key}: {what}", file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default())]
-    Key {
-        /// The file, where it came from one.
-        file: Option<PathBuf>,
-        /// The flag, variable or key.
-        key: String,
-        /// What was found and what is expected.
-        what: String,
-    },
-}
-
-impl ConfigProblem {
-    fn key(key: impl Into<String>, what: impl ToString) -> Self {
-        ConfigProblem::Key { file: None, key: key.into(), what: what.to_string() }
-    }
-
-    /// The same, said of a file.
-    #[must_use]
-    fn within(self, path: Option<&Path>) -> Self {
-        match self {
-            ConfigProblem::Key { key, what, .. } => {
-                ConfigProblem::Key { file: path.map(Path::to_owned), key, what }
-            }
-            ConfigProblem::File(error) => ConfigProblem::File(error),
-        }
-    }
 }
 
 impl Config {

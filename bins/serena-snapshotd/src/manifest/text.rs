@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, BufReader, Read, Write};
 
+use mcp_daemon::secret::hex;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{About, Content, Entry, Kind, MAX_ENTRIES, Manifest};
-use crate::digest::{Digest, hex, unhex};
+use crate::digest::{Digest, unhex};
 
 /// Largest manifest in bytes as it is stored, with some 2 million entries.
 pub const MAX_STORED: u64 = 128 * 1024 * 1024;

@@ -1,8 +1,9 @@
 //! What a daemon says of itself, for a person.
 
+use mcp_daemon::terminal::{clean, spell};
 use serde_json::Value;
 
-use super::{bytes, clean, extent, spell, text};
+use super::{bytes, extent, text};
 
 /// A few lines: whom it serves, how the home stands, the last snapshot and the next, and what is wrong.
 pub fn status(status: &Value) -> String {

@@ -1,13 +1,15 @@
 //! Lists: of snapshots, of what is in one, of what differs between two.
 
 use jiff::Timestamp;
+use mcp_daemon::terminal::{clean, spell, table};
 use serde_json::Value;
 
-use super::{bytes, clean, extent, size, spell, text};
+use super::{bytes, extent, size, text};
 
 /// All snapshots, the newest first.
 pub fn list(rows: &Value, now: Timestamp) -> String {
     const HEADINGS: [&str; 7] = ["NUMBER", "MADE", "AGE", "FILES", "SIZE", "WHAT", "ID"];
+    const NUMBERS: [usize; 4] = [0, 2, 3, 4];
     let cells = rows.as_array().into_iter().flatten().map(|row| {
         let created: Option<Timestamp> = text(&row["created"]).parse().ok();
         let age = created.map(|created| u64::try_from((now - created).get_seconds()).unwrap_or_default());
@@ -31,22 +33,7 @@ pub fn list(rows: &Value, now: Timestamp) -> String {
         ]
     });
     let rows: Vec<[String; 7]> = cells.collect();
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([HEADINGS[column].len()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
-    let line = |cells: &[String; 7]| {
-        let cell = |(column, cell): (usize, &String)| {
-            let width = widths[column];
-            // Numbers stand right.
-            if [0, 2, 3, 4].contains(&column) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
-        };
-        let cells: Vec<String> = cells.iter().enumerate().map(cell).collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    let heading = line(&HEADINGS.map(str::to_owned));
-    rows.iter().fold(heading, |table, row| table + &line(row))
+    table(HEADINGS, &NUMBERS, &rows).iter().map(|line| format!("{line}\n")).collect()
 }
 
 /// One snapshot with all that is in it.

@@ -8,10 +8,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use mcp_daemon::files::write_atomic;
+use mcp_daemon::secret::hex;
 use serde::{Deserialize, Serialize};
 
 use super::{RestoreError, clear, swap};
-use crate::digest::{hex, unhex};
+use crate::digest::unhex;
 
 /// The only version there is.
 const VERSION: u32 = 1;

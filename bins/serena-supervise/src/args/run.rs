@@ -22,7 +22,7 @@ impl Run {
             }
             (Some(file), None) => {
                 self.refuse_flags_of_one()?;
-                config.check().map_err(|problem| RunError::Config(problem.within(file)))?;
+                config.check().map_err(|problem| RunError::Config(problem.within(Some(file))))?;
             }
             (None, Some(command)) => {
                 let (name, settings) = self.one(command)?;
