@@ -91,7 +91,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// What [`hex`](mcp_daemon::secret::hex) wrote; `None` for anything else, such as upper-case digits.
+/// What [`hex`] wrote; `None` for anything else, such as upper-case digits.
 pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
