@@ -3,6 +3,7 @@
 //! socket file that is gone before its socket is.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -28,6 +29,8 @@ pub struct Peer {
     pub trusted: bool,
     /// Whether it came over TCP, where `Host` and `Origin` have to be checked.
     pub tcp: bool,
+    /// From where it came over TCP; a reverse proxy's own address where there is one in between.
+    pub address: Option<IpAddr>,
 }
 
 /// A connection that was accepted; TCP has `TCP_NODELAY`.
@@ -147,16 +150,22 @@ impl Socket {
 impl Stream {
     /// Who it is; `refused` hears of a peer that is not trusted where others are.
     fn peer(&self, trust: &Trust, refused: impl FnOnce(Option<u32>)) -> Peer {
-        let Stream::Unix(stream) = self else { return Peer { trusted: false, tcp: true } };
+        let stream = match self {
+            Stream::Tcp(stream) => {
+                let address = stream.peer_addr().ok().map(|address| address.ip().to_canonical());
+                return Peer { trusted: false, tcp: true, address };
+            }
+            Stream::Unix(stream) => stream,
+        };
         if !trust.is_some() {
-            return Peer { trusted: false, tcp: false };
+            return Peer { trusted: false, tcp: false, address: None };
         }
         let uid = stream.peer_cred().ok().map(|cred| cred.uid());
         let trusted = trust.allows(uid);
         if !trusted {
             refused(uid);
         }
-        Peer { trusted, tcp: false }
+        Peer { trusted, tcp: false, address: None }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What every daemon of this project does alike: addresses, sockets, serving, connecting, control, life cycle,
-//! configuration, logs and metrics. Flat modules; nothing here knows MCP, a session or a particular server.
+//! configuration, logs and metrics. Flat modules; nothing here knows a session or a particular server.
+//! Of MCP itself it knows the envelope alone ([`mcp`]).
 //! A module enters when a second daemon needs it. Start with [`life`], then [`serve`], [`client`] and [`control`].
 //! The only `unsafe` code is in [`fds`], [`heap`] and [`tree`]'s `child`, and the only call of `tokio::spawn` in [`life`].
 
@@ -18,6 +19,7 @@ pub mod heap;
 pub mod life;
 pub mod listener;
 pub mod log;
+pub mod mcp;
 pub mod metrics;
 pub(crate) mod notify;
 pub mod pool;

@@ -43,7 +43,7 @@ async fn a_raw_connection_is_handed_over_with_what_was_admitted_for_it() {
     for expected in 1..=2 {
         let mut client = UnixStream::connect(&path).await.unwrap();
         let (mut stream, peer, _place, number) = accepted.recv().await.unwrap();
-        assert_eq!((peer, number), (Peer { trusted: false, tcp: false }, expected));
+        assert_eq!((peer, number), (Peer { trusted: false, tcp: false, address: None }, expected));
         client.write_all(b"question").await.unwrap();
         stream.read_exact(&mut [0; 8]).await.unwrap();
         stream.write_all(b"answer").await.unwrap();

@@ -8,7 +8,6 @@ pub mod config;
 pub mod doctor;
 pub mod front;
 pub mod lines;
-pub mod mcp;
 pub mod metrics;
 pub mod modern;
 pub mod ops;
@@ -19,6 +18,7 @@ pub mod streams;
 pub mod verdict;
 
 use http::{HeaderValue, header};
+pub use mcp_daemon::mcp;
 use mcp_daemon::secret::Secret;
 
 use crate::config::Config;

@@ -5,10 +5,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::engine::Engine;
 use crate::mcp;
 
-/// The authenticated identity, believed on trusted listeners only.
-pub const SUBJECT: &str = "mcp-auth-subject";
-/// The route, believed on trusted listeners only.
-pub const ROUTE: &str = "mcp-route";
+pub use mcp::{ROUTE_HEADER as ROUTE, SUBJECT_HEADER as SUBJECT};
+
 /// The header that says what a client takes, in the form every server accepts.
 pub const ACCEPT_BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 

@@ -1,7 +1,6 @@
 //! The JSON-RPC envelope of MCP, as far as a proxy has to look: which kind of message, which id, which method.
 //!
 //! Not a model of the protocol: bodies stay the bytes that came (see `splice_id` for the one exception).
-//! What an upstream's answer *means* is in `verdict`; what may be sent twice is in `resend`.
 
 use std::borrow::Cow;
 
@@ -20,6 +19,12 @@ pub const SESSION: HeaderName = HeaderName::from_static(SESSION_HEADER);
 /// [`VERSION_HEADER`], parsed.
 #[allow(clippy::declare_interior_mutable_const, reason = "a static name is never mutated")]
 pub const VERSION: HeaderName = HeaderName::from_static(VERSION_HEADER);
+/// Header with the authenticated subject; believed on trusted listeners only, removed from everything else.
+pub const SUBJECT_HEADER: &str = "mcp-auth-subject";
+/// Header with the route of that subject; believed and removed likewise.
+pub const ROUTE_HEADER: &str = "mcp-route";
+/// Header on an error answer of a trusted Unix upstream: nothing of the request reached the server.
+pub const NOT_FORWARDED_HEADER: &str = "mcp-not-forwarded";
 /// The version a server assumes of a request without the header (MCP 2025-11-25, transports).
 pub const DEFAULT_VERSION: &str = "2025-03-26";
 /// The first version without sessions; versions are dates, so text order is time order.

@@ -1,0 +1,38 @@
+//! Answers that mcp-authd gives itself.
+
+use std::time::Duration;
+
+use http::{HeaderValue, Response, StatusCode, header};
+use mcp_daemon::body::Body;
+use mcp_daemon::mcp;
+
+/// A JSON-RPC error with a status of its own; `id` is raw JSON, `null` where the request has none.
+pub fn refused(status: StatusCode, id: &str, code: i32, message: &str) -> Response<Body> {
+    let mut answer = Response::new(Body::from(mcp::error_body(id, code, message)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+/// The same for what may work later.
+pub fn later(status: StatusCode, id: &str, after: Duration, message: &str) -> Response<Body> {
+    let mut answer = refused(status, id, mcp::INTERNAL_ERROR, message);
+    let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    answer
+}
+
+/// 202: taken note of.
+pub fn accepted() -> Response<Body> {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = StatusCode::ACCEPTED;
+    answer
+}
+
+/// A line of text for people.
+pub fn text(status: StatusCode, line: String) -> Response<Body> {
+    let mut answer = Response::new(Body::from(line));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}

@@ -1,0 +1,79 @@
+//! `serve`: the daemon.
+
+use std::sync::Arc;
+
+use authd::config::route::Upstreams;
+use authd::config::{Config, DAEMON};
+use authd::credentials::Current;
+use authd::front;
+use authd::gate::{Gate, Prepared};
+use authd::ops::Ops;
+use authd::route::Router;
+use mcp_daemon::config::ConfigProblem;
+use mcp_daemon::control;
+use mcp_daemon::exit::{Exit, Failure};
+use mcp_daemon::life::{self, Life};
+use mcp_daemon::serve::{BindOptions, Listener};
+use tokio::time::Instant;
+
+use super::Done;
+use crate::args::Serve;
+
+/// Serves until it is told to stop.
+pub fn run(args: Serve) -> Done {
+    mcp_daemon::log::init(DAEMON);
+    let (config_file, ready_fd) = (args.config.clone(), args.ready_fd);
+    // Flags go over the file, at the start and at every reload.
+    let flags = move |mut config: Config| {
+        if !args.listen.is_empty() {
+            config.listen.clone_from(&args.listen);
+        }
+        if let Some(upstream) = &args.upstream {
+            config.upstream = Upstreams::one(upstream.clone());
+        }
+        config.tokens = args.tokens.clone().or(config.tokens);
+        config.observe = args.observe.clone().or(config.observe);
+        config
+    };
+    let wrong = |problem: ConfigProblem| Failure::new(Exit::Config, &problem);
+    let config = flags(Config::load(config_file.as_deref()).map_err(wrong)?);
+    let prepared = Prepared::new(config).map_err(|problem| wrong(problem.within(config_file.as_deref())))?;
+    let runtime = life::runtime().map_err(|error| Failure::new(Exit::Bug, &error))?;
+    runtime.block_on(async move {
+        let Prepared { config, credentials, table } = prepared;
+        let life =
+            Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
+        let mut listeners = Vec::new();
+        for listen in config.listeners() {
+            let bound = Listener::bind(&listen, BindOptions::default());
+            listeners.extend(bound.map_err(|error| Failure::unavailable(&error))?);
+        }
+        let names: Vec<String> = listeners.iter().map(|listener| listener.local().to_string()).collect();
+        let gate = Gate::new(config.clone(), Current::new(credentials), Router::new(table), life.clone());
+        let ops = Arc::new(Ops {
+            gate: gate.clone(),
+            listeners: names.clone(),
+            config_file,
+            flags: Box::new(flags),
+            started: Instant::now(),
+        });
+        let first = names.first().map(String::as_str).unwrap_or_default();
+        let control = control::spawn_named(DAEMON, first, ops.clone(), life.clone())
+            .map_err(|error| Failure::unavailable(&error))?;
+        if let Some(observe) = &config.observe {
+            control::spawn_observe(observe, ops.clone(), life.clone())
+                .map_err(|error| Failure::unavailable(&error))?;
+        }
+        for listener in listeners {
+            life.spawn(front::run(gate.clone(), listener));
+        }
+        life.spawn(control::reload_on_signal(ops, life.clone()));
+        log::info!(listen = names.join(" "), control:% = control.display(); "serving");
+        life.ready(&format!("serving on {}", names.join(" ")), ready_fd);
+        life.draining().await;
+        log::info!("draining");
+        let cut = life.finish().await;
+        log::info!(cut; "stopped");
+        Ok(())
+    })
+}

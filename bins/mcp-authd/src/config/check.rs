@@ -1,0 +1,27 @@
+//! What parsing alone cannot see: settings that contradict each other or cannot work.
+
+use mcp_daemon::addr::Listen;
+use mcp_daemon::config::ConfigProblem;
+
+use super::Config;
+
+/// Refuses settings that cannot work, by key. Files that the settings name are read by whoever needs them.
+pub fn check(config: &Config) -> Result<(), ConfigProblem> {
+    let refuse = |key: &str, what: &str| Err(ConfigProblem::key(key, what));
+    if !config.path.starts_with('/') {
+        return refuse("path", "must start with `/`, like /mcp");
+    }
+    if config.tls.is_none() && !config.allow_plaintext {
+        for listen in config.listeners() {
+            if let Listen::Tcp(address) = listen
+                && !address.ip().is_loopback()
+            {
+                let what = format!(
+                    "others can reach {address}, and tokens would be sent in the clear; set [tls] certificate and key, or allow_plaintext = true behind a proxy that speaks TLS"
+                );
+                return refuse("listen", &what);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! Credential to identity: static tokens, JWTs, client certificates.
+//!
+//! [`Credentials`] is one immutable reading of everything the settings name; [`Current`] is the newest of them, replaced
+//! as a whole. Nothing here knows HTTP but the form of `Authorization`.
+
+pub mod bearer;
+pub mod tokens;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::{ArcSwap, Guard};
+use mcp_daemon::config::ConfigProblem;
+use tokio::sync::watch;
+
+use self::tokens::Tokens;
+use crate::config::Config;
+use crate::identity::{Identity, Standing};
+
+/// One reading of all credentials.
+pub struct Credentials {
+    tokens: Tokens,
+}
+
+/// What a request brought to show who it is from.
+pub enum Presented<'a> {
+    /// The token of `Authorization: Bearer`.
+    Bearer(&'a str),
+}
+
+/// Why a credential is worth nothing. The client hears one of a few fixed sentences ([`Refused::sentence`]), the log and
+/// the audit hear which.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// Switched off by hand.
+    #[error("the token of {0} is disabled")]
+    Disabled(String),
+    /// Its time is over.
+    #[error("the token of {0} has expired")]
+    Expired(String),
+    /// Not in the form `Bearer TOKEN`, or too long.
+    #[error("the Authorization header is not `Bearer TOKEN`")]
+    Malformed,
+    /// There is none.
+    #[error("no credential")]
+    Missing,
+    /// Its time has not come.
+    #[error("the token of {0} is not valid yet")]
+    NotYet(String),
+    /// Nobody knows it.
+    #[error("nobody knows this token")]
+    Unknown,
+}
+
+impl Refused {
+    /// What the client is told: which mistake it made, never what is known.
+    pub fn sentence(&self) -> &'static str {
+        match self {
+            Refused::Missing => "a bearer token is needed here",
+            Refused::Malformed => "the Authorization header must be `Bearer TOKEN`",
+            Refused::Disabled(_) | Refused::Expired(_) | Refused::NotYet(_) | Refused::Unknown => {
+                "this token is not valid here"
+            }
+        }
+    }
+
+    /// Whether somebody may be guessing: then the answer takes its time.
+    pub fn is_wrong(&self) -> bool {
+        !matches!(self, Refused::Missing)
+    }
+}
+
+impl Credentials {
+    /// Reads everything that the settings name.
+    pub fn load(config: &Config) -> Result<Self, ConfigProblem> {
+        Ok(Self { tokens: Tokens::load(config)? })
+    }
+
+    /// What a credential is worth at `now`, seconds since 1970.
+    pub fn identify(&self, presented: &Presented<'_>, now: u64) -> Result<Identity, Refused> {
+        match presented {
+            Presented::Bearer(token) => self.tokens.identify(token, now),
+        }
+    }
+
+    /// Whether an identity that was given out earlier is still good: same credential, same subject, route and scopes.
+    pub fn still(&self, identity: &Identity, now: u64) -> bool {
+        let in_time = identity.expires.is_none_or(|expires| now < expires);
+        in_time
+            && match &identity.standing {
+                Standing::Token(_) => self.tokens.still(identity, now),
+                Standing::Certificate(_) | Standing::Jwt(_) => false,
+            }
+    }
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The newest reading.
+pub struct Current {
+    credentials: ArcSwap<Credentials>,
+    epoch: watch::Sender<u64>,
+}
+
+/// Tells of each newer reading.
+pub struct Changes(watch::Receiver<u64>);
+
+impl Current {
+    /// Begins with a first reading.
+    pub fn new(credentials: Credentials) -> Arc<Self> {
+        Arc::new(Self { credentials: ArcSwap::from_pointee(credentials), epoch: watch::Sender::new(0) })
+    }
+
+    /// The newest reading, for a moment.
+    pub fn load(&self) -> Guard<Arc<Credentials>> {
+        self.credentials.load()
+    }
+
+    /// Replaces it; whoever waits for [`Changes`] hears of it.
+    pub fn replace(&self, credentials: Credentials) {
+        self.credentials.store(Arc::new(credentials));
+        self.epoch.send_modify(|epoch| *epoch += 1);
+    }
+
+    /// Tells of each replacement from now on.
+    pub fn changes(&self) -> Changes {
+        Changes(self.epoch.subscribe())
+    }
+}
+
+impl Changes {
+    /// Ends at the next replacement.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            // The daemon ends.
+            std::future::pending().await
+        }
+    }
+}

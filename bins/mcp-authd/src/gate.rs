@@ -1,0 +1,247 @@
+//! The path of a request, from its head to the end of its answer.
+//!
+//! paths that need no credential -> who -> how often -> what (body, policy) -> where (route) -> the answer, on a leash.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
+use hyper::body::Incoming;
+use mcp_daemon::body::Body;
+use mcp_daemon::life::Life;
+use mcp_daemon::mcp;
+
+use crate::answer;
+use crate::config::Config;
+use crate::credentials::{Current, Presented, Refused, bearer, now};
+use crate::front::{self, Connection};
+use crate::identity::Identity;
+use crate::leash::Leash;
+use crate::metrics::Metrics;
+use crate::policy;
+use crate::route::{Router, Unserved};
+use crate::{address, config};
+
+/// What a client may try again after.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Everything that a request passes.
+pub struct Gate {
+    config: ArcSwap<Config>,
+    /// What credentials are good.
+    pub credentials: Arc<Current>,
+    /// Where routes lead.
+    pub router: Arc<Router>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// The daemon's life.
+    pub life: Life,
+}
+
+/// A request that was let in.
+struct Admitted {
+    identity: Arc<Identity>,
+    head: request::Parts,
+    body: Bytes,
+}
+
+impl Gate {
+    /// Opens the gate.
+    pub fn new(config: Arc<Config>, credentials: Arc<Current>, router: Arc<Router>, life: Life) -> Arc<Self> {
+        Arc::new(Self {
+            config: ArcSwap::new(config),
+            credentials,
+            router,
+            metrics: Metrics::default(),
+            life,
+        })
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// Replaces the settings; requests under way end as they began.
+    pub fn reconfigure(&self, config: Arc<Config>) {
+        self.config.store(config);
+    }
+
+    /// Answers one request.
+    pub async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> Response<Body> {
+        let config = self.config();
+        let (head, body) = request.into_parts();
+        let answer = match self.admit(&config, head, body, &connection).await {
+            Ok(admitted) => self.serve(&config, admitted).await,
+            Err(refusal) => refusal,
+        };
+        self.metrics.answered(answer.status());
+        answer
+    }
+
+    /// Lets a request in, or says why not.
+    async fn admit(
+        &self,
+        config: &Config,
+        head: request::Parts,
+        body: Incoming,
+        connection: &Connection,
+    ) -> Result<Admitted, Response<Body>> {
+        if connection.is_tcp {
+            front::hosts::check(config, &head)?;
+        }
+        if head.uri.path() != config.path {
+            return Err(self.beside(config, &head));
+        }
+        let from = address::of(connection.address, &head.headers, &config.trusted_proxies);
+        let identity = self.identify(config, &head.headers, from).await?;
+        let body = match head.method {
+            Method::POST => front::body::read(config, body).await?,
+            _ => Bytes::new(),
+        };
+        Ok(Admitted { identity, head, body })
+    }
+
+    /// Paths other than MCP's.
+    fn beside(&self, config: &Config, head: &request::Parts) -> Response<Body> {
+        match (&head.method, head.uri.path()) {
+            (&Method::GET, "/health") => front::health::answer(config),
+            _ => answer::text(
+                StatusCode::NOT_FOUND,
+                format!(
+                    "MCP is served at {} (Streamable HTTP); put this path into your client's URL.\n",
+                    config.path
+                ),
+            ),
+        }
+    }
+
+    /// Who a request is from.
+    async fn identify(
+        &self,
+        config: &Config,
+        headers: &HeaderMap,
+        _from: Option<IpAddr>,
+    ) -> Result<Arc<Identity>, Response<Body>> {
+        let identified = bearer::token(headers, config.limits.credential.bytes())
+            .and_then(|token| self.credentials.load().identify(&Presented::Bearer(token), now()));
+        identified.map(Arc::new).map_err(|refused| challenge(&refused))
+    }
+
+    /// Does what a request that was let in asks for.
+    async fn serve(&self, config: &Config, admitted: Admitted) -> Response<Body> {
+        let Admitted { identity, head, body } = admitted;
+        let mut id = String::from("null");
+        if head.method == Method::POST {
+            let read = match policy::read(&body) {
+                Ok(read) => read,
+                Err(malformed) => {
+                    return answer::refused(
+                        StatusCode::BAD_REQUEST,
+                        "null",
+                        malformed.code(),
+                        &malformed.to_string(),
+                    );
+                }
+            };
+            if let Some(raw) = read.id {
+                raw.get().clone_into(&mut id);
+            }
+            for asked in &read.messages {
+                let missing =
+                    policy::missing(&config.require, identity.route.as_str(), asked, &identity.scopes);
+                if !missing.is_empty() {
+                    return insufficient(&id, &missing);
+                }
+            }
+        }
+        let request = outbound(head, body, &identity);
+        match self.router.forward(&identity.route, request).await {
+            Ok(answer) => {
+                let leash =
+                    Leash { identity, credentials: self.credentials.clone(), life: self.life.clone() };
+                answer.map(|body| Body::stream(leash.hold(body)))
+            }
+            Err(unserved) => unserved_answer(&id, &unserved),
+        }
+    }
+}
+
+/// The request as it goes upstream: without the credential and what belongs to the connection, with the identity.
+fn outbound(mut head: request::Parts, body: Bytes, identity: &Identity) -> Request<Bytes> {
+    front::headers::inward(&mut head.headers);
+    let text = |text: &str| HeaderValue::from_str(text).expect("subjects and routes are visible ASCII");
+    head.headers.insert(mcp::SUBJECT_HEADER, text(identity.subject.as_str()));
+    head.headers.insert(mcp::ROUTE_HEADER, text(identity.route.as_str()));
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method;
+    *request.headers_mut() = head.headers;
+    request
+}
+
+/// 401, and how to do better (RFC 6750, 3; RFC 9728, 5.1).
+fn challenge(refused: &Refused) -> Response<Body> {
+    let mut answer =
+        answer::refused(StatusCode::UNAUTHORIZED, "null", mcp::INVALID_REQUEST, refused.sentence());
+    let value = if refused.is_wrong() { "Bearer error=\"invalid_token\"" } else { "Bearer" };
+    answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(value));
+    answer
+}
+
+/// 403, and which scopes would do (RFC 6750, 3.1).
+fn insufficient(id: &str, missing: &[&str]) -> Response<Body> {
+    let mut answer = answer::refused(
+        StatusCode::FORBIDDEN,
+        id,
+        mcp::INVALID_REQUEST,
+        "this token is not allowed to do that",
+    );
+    let value = format!("Bearer error=\"insufficient_scope\", scope=\"{}\"", missing.join(" "));
+    if let Ok(value) = HeaderValue::from_str(&value) {
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+    }
+    answer
+}
+
+/// A request with an id gets 200 with an error: the only answer that every client measured survives.
+fn unserved_answer(id: &str, unserved: &Unserved) -> Response<Body> {
+    let (status, message) = match unserved {
+        Unserved::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way, try again"),
+        Unserved::Down { .. } => (StatusCode::SERVICE_UNAVAILABLE, "the server cannot be reached, try again"),
+        Unserved::Lost { .. } => {
+            (StatusCode::BAD_GATEWAY, "the server was lost while this ran; its effect is unknown")
+        }
+        Unserved::NoUpstream(_) => (StatusCode::NOT_FOUND, "no server is set up for this token"),
+    };
+    log::warn!(error:% = unserved; "a request was not served");
+    let status = if id == "null" { status } else { StatusCode::OK };
+    answer::later(status, id, TRY_AGAIN, message)
+}
+
+/// Reads and checks everything that a change of the settings needs, before anything is replaced.
+pub struct Prepared {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// The credentials they name.
+    pub credentials: crate::credentials::Credentials,
+    /// The routes they describe.
+    pub table: crate::route::Table,
+}
+
+impl Prepared {
+    /// All or nothing: the first thing that is wrong is the answer.
+    pub fn new(config: Config) -> Result<Self, mcp_daemon::config::ConfigProblem> {
+        config::check::check(&config)?;
+        let config = Arc::new(config);
+        let credentials = crate::credentials::Credentials::load(&config)?;
+        let table = crate::route::Table::load(&config)?;
+        Ok(Self { config, credentials, table })
+    }
+}

@@ -1,0 +1,123 @@
+//! Who a request is from, and where it may go: what a credential is worth.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use mcp_daemon::addr::Route;
+use serde::{Deserialize, Deserializer, de};
+
+/// Longest subject in bytes; it becomes a header, a file name and a label.
+pub const MAX_SUBJECT: usize = 128;
+
+/// The authenticated name of a person, a terminal or a job: 1 to 128 visible ASCII characters. A clone is one reference
+/// count.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Subject(Arc<str>);
+
+impl Subject {
+    /// The name itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A text that is no subject.
+#[derive(Debug, thiserror::Error)]
+#[error("a subject is 1 to {MAX_SUBJECT} visible ASCII characters")]
+pub struct NotASubject;
+
+impl FromStr for Subject {
+    type Err = NotASubject;
+
+    fn from_str(text: &str) -> Result<Self, NotASubject> {
+        let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+        if visible && (1..=MAX_SUBJECT).contains(&text.len()) {
+            Ok(Self(text.into()))
+        } else {
+            Err(NotASubject)
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Subject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// What a credential may be used for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Scopes {
+    /// Everything: a static token without `scopes`.
+    All,
+    /// These alone.
+    Only(Arc<BTreeSet<String>>),
+}
+
+impl Scopes {
+    /// Whether `scope` is among them.
+    pub fn has(&self, scope: &str) -> bool {
+        match self {
+            Scopes::All => true,
+            Scopes::Only(scopes) => scopes.contains(scope),
+        }
+    }
+}
+
+/// What a credential is worth at the moment it was looked at.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Who.
+    pub subject: Subject,
+    /// Where to.
+    pub route: Route,
+    /// For what.
+    pub scopes: Scopes,
+    /// Seconds since 1970 after which it is worth nothing.
+    pub expires: Option<u64>,
+    /// Which credential it was, for people: 8 hexadecimal digits of its SHA-256, or `cert-` and the same.
+    pub fingerprint: Arc<str>,
+    /// What has to go on being true for it to stay worth that.
+    pub standing: Standing,
+}
+
+/// How to find out, when the credentials were read anew, whether an identity is still good (see
+/// [`Credentials::still`](crate::credentials::Credentials::still)). Holds nothing that could be used as a credential.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// A certificate's digest; good as long as client certificates are taken at all.
+    Certificate([u8; 32]),
+    /// The digest of the key and the rules that a JWT was checked with.
+    Jwt([u8; 32]),
+    /// The key under which a static token is looked up; means nothing in another process.
+    Token([u8; 32]),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_is_one_visible_word() {
+        for good in ["a", "alice@example.org", "terminal-1", &"x".repeat(128)] {
+            assert_eq!(good.parse::<Subject>().unwrap().as_str(), good);
+        }
+        for bad in ["", "a b", "ä", "a\r\nx: y", "\u{7f}", &"x".repeat(129)] {
+            assert!(bad.parse::<Subject>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn scopes_are_whole_words() {
+        let only = Scopes::Only(Arc::new(["tools".to_owned()].into()));
+        assert!(only.has("tools") && !only.has("tool") && !only.has("") && Scopes::All.has("anything"));
+    }
+}

@@ -1,0 +1,101 @@
+//! Ends the answer of an identity that is no longer good: revoked, expired, or gone with its key.
+//!
+//! An answer whose bytes are all there is never asked. One that waits for its next byte waits for three more things: the
+//! credentials being read anew, the end of the identity's time, and the drain.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use mcp_daemon::body::{Body, BodyError};
+use mcp_daemon::life::Life;
+
+use crate::credentials::{Current, now};
+use crate::identity::Identity;
+
+/// What an answer is held by.
+#[derive(Clone)]
+pub struct Leash {
+    /// Whose answer it is.
+    pub identity: Arc<Identity>,
+    /// What credentials are good at any moment.
+    pub credentials: Arc<Current>,
+    /// Streams end when the drain begins.
+    pub life: Life,
+}
+
+/// An answer's body on a leash; it ends early, without an error, when the leash is pulled.
+pub struct Leashed {
+    body: Body,
+    leash: Leash,
+    /// Made when the body first has to wait.
+    pulled: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Leash {
+    /// Puts a body on the leash.
+    pub fn hold(self, body: Body) -> Leashed {
+        Leashed { body, leash: self, pulled: None }
+    }
+
+    async fn pulled(self) {
+        tokio::select! {
+            () = self.no_longer_good() => {
+                log::info!(subject:% = self.identity.subject, route:% = self.identity.route; "a stream is cut, its credential is no longer good");
+            }
+            () = self.life.draining() => {}
+        }
+    }
+
+    async fn no_longer_good(&self) {
+        let mut changes = self.credentials.changes();
+        loop {
+            let now = now();
+            if !self.credentials.load().still(&self.identity, now) {
+                return;
+            }
+            let left = self.identity.expires.map(|expires| Duration::from_secs(expires.saturating_sub(now)));
+            let expired = async {
+                match left {
+                    // A moment more, so that the clock has passed the second when it is read.
+                    Some(left) => tokio::time::sleep(left + Duration::from_millis(10)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = changes.next() => {}
+                () = expired => {}
+            }
+        }
+    }
+}
+
+impl HttpBody for Leashed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        // What the upstream already said is delivered first.
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        let pulled = this.pulled.get_or_insert_with(|| Box::pin(this.leash.clone().pulled()));
+        ready!(pulled.as_mut().poll(cx));
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
