@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use argh::FromArgs;
-use authd::config::DAEMON;
+use authd::config::route::Upstreams;
+use authd::config::{Config, DAEMON};
 use mcp_daemon::addr::{Listen, Upstream};
 use mcp_daemon::args::{self, Early};
 
@@ -42,11 +43,76 @@ struct Args {
 #[derive(FromArgs, Debug)]
 #[argh(subcommand)]
 pub enum Command {
+    Audit(Audit),
+    Check(Check),
     Serve(Serve),
+    Status(Status),
+}
+
+/// Show who did what: the audit's file, or a journal on standard input.
+#[derive(FromArgs, Debug)]
+#[argh(
+    subcommand,
+    name = "audit",
+    example = "mcp-authd audit --file audit.jsonl --follow --subject alice",
+    example = "journalctl -u mcp-authd -o cat | mcp-authd audit --file -"
+)]
+pub struct Audit {
+    #[argh(option, arg_name = "file")]
+    /// the audit's file; - is standard input
+    pub file: Option<PathBuf>,
+    #[argh(option, arg_name = "file")]
+    /// settings that name it
+    pub config: Option<PathBuf>,
+    #[argh(switch)]
+    /// go on with what is added
+    pub follow: bool,
+    #[argh(option, arg_name = "name")]
+    /// only what this subject did
+    pub subject: Option<String>,
+    #[argh(option, arg_name = "name")]
+    /// only what went to this route
+    pub route: Option<String>,
+    #[argh(switch)]
+    /// only what was refused or failed
+    pub refused: bool,
+    #[argh(switch)]
+    /// print the lines as they are, JSON
+    pub json: bool,
+}
+
+/// Say whether settings and everything they name are right, without starting anything.
+#[derive(Clone, FromArgs, Debug)]
+#[argh(subcommand, name = "check")]
+pub struct Check {
+    #[argh(option, arg_name = "file")]
+    /// settings, a TOML file
+    pub config: Option<PathBuf>,
+    #[argh(option, arg_name = "address")]
+    /// address to serve MCP on; may be given several times
+    pub listen: Vec<Listen>,
+    #[argh(option, arg_name = "url")]
+    /// where routes lead
+    pub upstream: Option<Upstream>,
+    #[argh(option, arg_name = "path")]
+    /// static tokens: a TOML or JSON file, or a directory with one file per subject
+    pub tokens: Option<PathBuf>,
+}
+
+/// Say what the running daemon is doing.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "status")]
+pub struct Status {
+    #[argh(switch)]
+    /// print JSON
+    pub json: bool,
+    #[argh(option, arg_name = "socket")]
+    /// control socket (default: that of this user's daemon)
+    pub control: Option<PathBuf>,
 }
 
 /// Serve: let in who has a good credential, and send them where they belong.
-#[derive(FromArgs, Debug)]
+#[derive(Clone, FromArgs, Debug)]
 #[argh(subcommand, name = "serve")]
 pub struct Serve {
     #[argh(option, arg_name = "file")]
@@ -79,4 +145,42 @@ pub fn parse(words: &[OsString]) -> Result<Command, Early> {
         return Err(Early::Help(format!("{DAEMON} {}\n", env!("CARGO_PKG_VERSION"))));
     }
     args.command.ok_or_else(|| Early::Help(EXAMPLES.into()))
+}
+
+/// The flags that stand for settings, over and above the file.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    listen: Vec<Listen>,
+    upstream: Option<Upstream>,
+    tokens: Option<PathBuf>,
+    observe: Option<Listen>,
+}
+
+impl Flags {
+    /// Puts them over settings, at the start and at every reload.
+    pub fn over(&self, mut config: Config) -> Config {
+        if !self.listen.is_empty() {
+            config.listen.clone_from(&self.listen);
+        }
+        if let Some(upstream) = &self.upstream {
+            config.upstream = Upstreams::one(upstream.clone());
+        }
+        config.tokens = self.tokens.clone().or(config.tokens);
+        config.observe = self.observe.clone().or(config.observe);
+        config
+    }
+}
+
+impl From<&Serve> for Flags {
+    fn from(args: &Serve) -> Self {
+        let Serve { listen, upstream, tokens, observe, .. } = args.clone();
+        Self { listen, upstream, tokens, observe }
+    }
+}
+
+impl From<&Check> for Flags {
+    fn from(args: &Check) -> Self {
+        let Check { listen, upstream, tokens, .. } = args.clone();
+        Self { listen, upstream, tokens, observe: None }
+    }
 }

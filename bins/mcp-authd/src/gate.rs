@@ -11,18 +11,20 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
 use hyper::body::Incoming;
 use mcp_daemon::body::Body;
+use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::life::Life;
 use mcp_daemon::mcp;
 
 use crate::answer;
+use crate::audit::{Audit, Entry};
 use crate::config::Config;
-use crate::credentials::{Current, Presented, Refused, bearer, now};
+use crate::credentials::{Credentials, Current, Presented, Refused, bearer, now};
 use crate::front::{self, Connection};
 use crate::identity::Identity;
 use crate::leash::Leash;
 use crate::metrics::Metrics;
 use crate::policy;
-use crate::route::{Router, Unserved};
+use crate::route::{Router, Table, Unserved};
 use crate::{address, config};
 
 /// What a client may try again after.
@@ -35,6 +37,8 @@ pub struct Gate {
     pub credentials: Arc<Current>,
     /// Where routes lead.
     pub router: Arc<Router>,
+    /// What is taken down.
+    pub audit: Arc<Audit>,
     /// What is counted.
     pub metrics: Metrics,
     /// The daemon's life.
@@ -50,11 +54,13 @@ struct Admitted {
 
 impl Gate {
     /// Opens the gate.
-    pub fn new(config: Arc<Config>, credentials: Arc<Current>, router: Arc<Router>, life: Life) -> Arc<Self> {
+    pub fn new(prepared: Prepared, audit: Arc<Audit>, life: Life) -> Arc<Self> {
+        let Prepared { config, credentials, table } = prepared;
         Arc::new(Self {
             config: ArcSwap::new(config),
-            credentials,
-            router,
+            credentials: Current::new(credentials),
+            router: Router::new(table),
+            audit,
             metrics: Metrics::default(),
             life,
         })
@@ -65,9 +71,12 @@ impl Gate {
         self.config.load_full()
     }
 
-    /// Replaces the settings; requests under way end as they began.
-    pub fn reconfigure(&self, config: Arc<Config>) {
+    /// Replaces all that was read; requests under way end as they began, but for those of credentials that are gone.
+    pub fn replace(&self, prepared: Prepared) {
+        let Prepared { config, credentials, table } = prepared;
         self.config.store(config);
+        self.router.replace(table);
+        self.credentials.replace(credentials);
     }
 
     /// Answers one request.
@@ -78,12 +87,14 @@ impl Gate {
     ) -> Response<Body> {
         let config = self.config();
         let (head, body) = request.into_parts();
-        let answer = match self.admit(&config, head, body, &connection).await {
-            Ok(admitted) => self.serve(&config, admitted).await,
+        let mut entry = Entry::new(&self.audit, &head.method);
+        let answer = match self.admit(&config, head, body, &connection, &mut entry).await {
+            Ok(admitted) => self.serve(&config, admitted, &mut entry).await,
             Err(refusal) => refusal,
         };
-        self.metrics.answered(answer.status());
-        answer
+        let status = answer.status();
+        self.metrics.answered(status);
+        answer.map(|body| entry.watch(status, body))
     }
 
     /// Lets a request in, or says why not.
@@ -93,15 +104,18 @@ impl Gate {
         head: request::Parts,
         body: Incoming,
         connection: &Connection,
+        entry: &mut Entry,
     ) -> Result<Admitted, Response<Body>> {
+        let from = address::of(connection.address, &head.headers, &config.trusted_proxies);
+        entry.comes_from(from);
         if connection.is_tcp {
             front::hosts::check(config, &head)?;
         }
         if head.uri.path() != config.path {
             return Err(self.beside(config, &head));
         }
-        let from = address::of(connection.address, &head.headers, &config.trusted_proxies);
-        let identity = self.identify(config, &head.headers, from).await?;
+        let identity = self.identify(config, &head.headers, from, entry).await?;
+        entry.is_from(&identity);
         let body = match head.method {
             Method::POST => front::body::read(config, body).await?,
             _ => Bytes::new(),
@@ -129,14 +143,23 @@ impl Gate {
         config: &Config,
         headers: &HeaderMap,
         _from: Option<IpAddr>,
+        entry: &mut Entry,
     ) -> Result<Arc<Identity>, Response<Body>> {
-        let identified = bearer::token(headers, config.limits.credential.bytes())
+        let token = bearer::token(headers, config.limits.credential.bytes());
+        let identified = token
+            .clone()
             .and_then(|token| self.credentials.load().identify(&Presented::Bearer(token), now()));
-        identified.map(Arc::new).map_err(|refused| challenge(&refused))
+        identified.map(Arc::new).map_err(|refused| {
+            entry.because(&refused);
+            if let Ok(token) = token {
+                entry.brought(bearer::fingerprint(token));
+            }
+            challenge(&refused)
+        })
     }
 
     /// Does what a request that was let in asks for.
-    async fn serve(&self, config: &Config, admitted: Admitted) -> Response<Body> {
+    async fn serve(&self, config: &Config, admitted: Admitted, entry: &mut Entry) -> Response<Body> {
         let Admitted { identity, head, body } = admitted;
         let mut id = String::from("null");
         if head.method == Method::POST {
@@ -154,10 +177,12 @@ impl Gate {
             if let Some(raw) = read.id {
                 raw.get().clone_into(&mut id);
             }
+            entry.asks(&read.messages);
             for asked in &read.messages {
                 let missing =
                     policy::missing(&config.require, identity.route.as_str(), asked, &identity.scopes);
                 if !missing.is_empty() {
+                    entry.because(format_args!("needs the scopes {}", missing.join(" ")));
                     return insufficient(&id, &missing);
                 }
             }
@@ -169,7 +194,10 @@ impl Gate {
                     Leash { identity, credentials: self.credentials.clone(), life: self.life.clone() };
                 answer.map(|body| Body::stream(leash.hold(body)))
             }
-            Err(unserved) => unserved_answer(&id, &unserved),
+            Err(unserved) => {
+                entry.because(&unserved);
+                unserved_answer(&id, &unserved)
+            }
         }
     }
 }
@@ -230,18 +258,18 @@ pub struct Prepared {
     /// The settings.
     pub config: Arc<Config>,
     /// The credentials they name.
-    pub credentials: crate::credentials::Credentials,
+    pub credentials: Credentials,
     /// The routes they describe.
-    pub table: crate::route::Table,
+    pub table: Table,
 }
 
 impl Prepared {
     /// All or nothing: the first thing that is wrong is the answer.
-    pub fn new(config: Config) -> Result<Self, mcp_daemon::config::ConfigProblem> {
+    pub fn new(config: Config) -> Result<Self, ConfigProblem> {
         config::check::check(&config)?;
         let config = Arc::new(config);
-        let credentials = crate::credentials::Credentials::load(&config)?;
-        let table = crate::route::Table::load(&config)?;
+        let credentials = Credentials::load(&config)?;
+        let table = Table::load(&config)?;
         Ok(Self { config, credentials, table })
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod answer;
+pub mod audit;
 pub mod config;
 pub mod credentials;
 pub mod front;
@@ -15,4 +16,6 @@ pub mod leash;
 pub mod metrics;
 pub mod ops;
 pub mod policy;
+pub mod reload;
 pub mod route;
+pub mod watch;

@@ -1,6 +1,9 @@
 //! What each subcommand does.
 
+mod audit;
+mod check;
 mod serve;
+mod status;
 
 use mcp_daemon::exit::Failure;
 
@@ -12,6 +15,9 @@ pub type Done = Result<(), Failure>;
 /// Does what the command line says.
 pub fn run(command: Command) -> Done {
     match command {
+        Command::Audit(args) => audit::run(args),
+        Command::Check(args) => check::run(&args),
         Command::Serve(args) => serve::run(args),
+        Command::Status(args) => status::run(args),
     }
 }

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use authd::config::route::Upstreams;
+use authd::audit::Audit;
 use authd::config::{Config, DAEMON};
-use authd::credentials::Current;
 use authd::front;
 use authd::gate::{Gate, Prepared};
 use authd::ops::Ops;
-use authd::route::Router;
+use authd::reload::Reload;
 use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::control;
 use mcp_daemon::exit::{Exit, Failure};
@@ -17,30 +16,21 @@ use mcp_daemon::serve::{BindOptions, Listener};
 use tokio::time::Instant;
 
 use super::Done;
-use crate::args::Serve;
+use crate::args::{Flags, Serve};
 
 /// Serves until it is told to stop.
 pub fn run(args: Serve) -> Done {
     mcp_daemon::log::init(DAEMON);
     let (config_file, ready_fd) = (args.config.clone(), args.ready_fd);
-    // Flags go over the file, at the start and at every reload.
-    let flags = move |mut config: Config| {
-        if !args.listen.is_empty() {
-            config.listen.clone_from(&args.listen);
-        }
-        if let Some(upstream) = &args.upstream {
-            config.upstream = Upstreams::one(upstream.clone());
-        }
-        config.tokens = args.tokens.clone().or(config.tokens);
-        config.observe = args.observe.clone().or(config.observe);
-        config
-    };
+    let flags = Flags::from(&args);
     let wrong = |problem: ConfigProblem| Failure::new(Exit::Config, &problem);
-    let config = flags(Config::load(config_file.as_deref()).map_err(wrong)?);
+    let config = flags.over(Config::load(config_file.as_deref()).map_err(wrong)?);
     let prepared = Prepared::new(config).map_err(|problem| wrong(problem.within(config_file.as_deref())))?;
+    let audit = Audit::open(&prepared.config.audit)
+        .map_err(|problem| wrong(problem.within(config_file.as_deref())))?;
     let runtime = life::runtime().map_err(|error| Failure::new(Exit::Bug, &error))?;
     runtime.block_on(async move {
-        let Prepared { config, credentials, table } = prepared;
+        let config = prepared.config.clone();
         let life =
             Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
         let mut listeners = Vec::new();
@@ -49,12 +39,16 @@ pub fn run(args: Serve) -> Done {
             listeners.extend(bound.map_err(|error| Failure::unavailable(&error))?);
         }
         let names: Vec<String> = listeners.iter().map(|listener| listener.local().to_string()).collect();
-        let gate = Gate::new(config.clone(), Current::new(credentials), Router::new(table), life.clone());
+        let gate = Gate::new(prepared, audit.clone(), life.clone());
+        let reload = Arc::new(Reload {
+            gate: gate.clone(),
+            config_file,
+            flags: Box::new(move |config| flags.over(config)),
+        });
         let ops = Arc::new(Ops {
             gate: gate.clone(),
             listeners: names.clone(),
-            config_file,
-            flags: Box::new(flags),
+            reload: reload.clone(),
             started: Instant::now(),
         });
         let first = names.first().map(String::as_str).unwrap_or_default();
@@ -67,12 +61,17 @@ pub fn run(args: Serve) -> Done {
         for listener in listeners {
             life.spawn(front::run(gate.clone(), listener));
         }
+        life.spawn(audit.clone().run(life.clone()));
+        life.spawn(reload.follow_files(life.clone()));
         life.spawn(control::reload_on_signal(ops, life.clone()));
         log::info!(listen = names.join(" "), control:% = control.display(); "serving");
         life.ready(&format!("serving on {}", names.join(" ")), ready_fd);
         life.draining().await;
         log::info!("draining");
         let cut = life.finish().await;
+        if let Err(error) = audit.flush().await {
+            log::error!(error:% = error; "the last lines of the audit are lost");
+        }
         log::info!(cut; "stopped");
         Ok(())
     })

@@ -133,6 +133,12 @@ impl Config {
         Ok(path.map(mcp_daemon::config::load).transpose()?.unwrap_or_default())
     }
 
+    /// Every file that credentials are read from; a directory stands for the files in it.
+    pub fn credential_files(&self) -> Vec<PathBuf> {
+        let of_issuers = self.jwt.iter().flat_map(|issuer| [&issuer.keys, &issuer.secret_file]);
+        std::iter::once(&self.tokens).chain(of_issuers).flatten().cloned().collect()
+    }
+
     /// Where to listen: what is set, else [`DEFAULT_LISTEN`].
     pub fn listeners(&self) -> Vec<Listen> {
         if self.listen.is_empty() {

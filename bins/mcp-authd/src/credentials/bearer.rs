@@ -1,6 +1,7 @@
 //! The form of `Authorization: Bearer TOKEN` (RFC 6750, 2.1).
 
 use http::{HeaderMap, header};
+use mcp_daemon::secret::sha256_hex;
 
 use super::Refused;
 
@@ -16,6 +17,13 @@ pub fn token(headers: &HeaderMap, longest: usize) -> Result<&str, Refused> {
     let token = token.trim_matches(' ');
     let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
     if scheme.eq_ignore_ascii_case("bearer") && is_token { Ok(token) } else { Err(Refused::Malformed) }
+}
+
+/// Which token it was, for people: the first 8 hexadecimal digits of its SHA-256.
+pub fn fingerprint(token: &str) -> String {
+    let mut digits = sha256_hex(token.as_bytes());
+    digits.truncate(8);
+    digits
 }
 
 #[cfg(test)]

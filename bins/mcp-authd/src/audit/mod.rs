@@ -1,0 +1,143 @@
+//! One JSON line per decision: who did what, from where, and how it ended. Never a token, never a body.
+//!
+//! A request carries an [`Entry`] along, which becomes a line when the last byte of its answer is sent, or when the client
+//! goes away. [`sink`] writes lines in batches, [`read`] shows them to people.
+
+pub mod line;
+pub mod read;
+pub mod sink;
+mod watched;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use mcp_daemon::body::Body;
+use tokio::time::Instant;
+
+use self::line::Line;
+pub use self::sink::Audit;
+use self::watched::Watched;
+use crate::identity::Identity;
+use crate::policy::Asked;
+
+/// Longest `method` or `name` in a line, in bytes: clients choose them.
+const MAX_TEXT: usize = 256;
+
+/// What is known of a request so far.
+pub struct Entry {
+    audit: Arc<Audit>,
+    began: Instant,
+    address: Option<IpAddr>,
+    http: Method,
+    identity: Option<Arc<Identity>>,
+    fingerprint: Option<String>,
+    method: String,
+    name: String,
+    reason: Option<String>,
+}
+
+impl Entry {
+    /// Begins with what every request has.
+    pub fn new(audit: &Arc<Audit>, http: &Method) -> Self {
+        Self {
+            audit: audit.clone(),
+            began: Instant::now(),
+            address: None,
+            http: http.clone(),
+            identity: None,
+            fingerprint: None,
+            method: String::new(),
+            name: String::new(),
+            reason: None,
+        }
+    }
+
+    /// From where it comes.
+    pub fn comes_from(&mut self, address: Option<IpAddr>) {
+        self.address = address;
+    }
+
+    /// Who it is from.
+    pub fn is_from(&mut self, identity: &Arc<Identity>) {
+        self.identity = Some(identity.clone());
+    }
+
+    /// The first digits of the SHA-256 of a credential that was refused.
+    pub fn brought(&mut self, fingerprint: String) {
+        self.fingerprint = Some(fingerprint);
+    }
+
+    /// What it asks for; of a batch, each method and name once.
+    pub fn asks(&mut self, messages: &[Asked<'_>]) {
+        for asked in messages {
+            add(&mut self.method, &asked.method);
+            add(&mut self.name, &asked.name);
+        }
+    }
+
+    /// Why it is not served as asked, for the operator.
+    pub fn because(&mut self, reason: impl ToString) {
+        self.reason = Some(reason.to_string());
+    }
+
+    /// The answer's body, which writes the line when it ends.
+    pub fn watch(self, status: StatusCode, body: Body) -> Body {
+        if self.audit.is_off() {
+            return body;
+        }
+        match body {
+            Body::Full(piece) => {
+                let bytes = piece.as_ref().map_or(0, |piece| piece.len() as u64);
+                self.write(status, bytes, true);
+                Body::Full(piece)
+            }
+            body => Body::stream(Watched::new(body, self, status)),
+        }
+    }
+
+    fn write(&self, status: StatusCode, bytes: u64, complete: bool) {
+        let identity = self.identity.as_deref();
+        let fingerprint = identity.map(|identity| &*identity.fingerprint).or(self.fingerprint.as_deref());
+        self.audit.write(&Line {
+            time: line::now(),
+            subject: identity.map(|identity| identity.subject.as_str().into()),
+            token: fingerprint.map(Into::into),
+            address: self.address,
+            route: identity.map(|identity| identity.route.as_str().into()),
+            http: self.http.as_str().into(),
+            method: (&*self.method).into(),
+            name: (&*self.name).into(),
+            status: status.as_u16(),
+            bytes,
+            ms: (self.began.elapsed().as_micros() as f64) / 1000.0,
+            reason: self.reason.as_deref().map(Into::into),
+            cut: !complete,
+        });
+    }
+}
+
+/// Adds a word to a list of different words, within bounds.
+fn add(list: &mut String, word: &str) {
+    if word.is_empty() || list.split(',').any(|known| known == word) || list.len() + word.len() >= MAX_TEXT {
+        return;
+    }
+    if !list.is_empty() {
+        list.push(',');
+    }
+    list.push_str(word);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_names_each_method_once_and_stays_short() {
+        let mut list = String::new();
+        for word in ["tools/call", "", "ping", "tools/call", &"x".repeat(300)] {
+            add(&mut list, word);
+        }
+        assert_eq!(list, "tools/call,ping");
+    }
+}

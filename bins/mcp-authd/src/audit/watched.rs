@@ -1,0 +1,63 @@
+//! Counts the bytes of an answer and writes its line at the end.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use mcp_daemon::body::{Body, BodyError};
+
+use super::Entry;
+
+/// An answer's body with its entry.
+pub struct Watched {
+    body: Body,
+    entry: Entry,
+    status: StatusCode,
+    bytes: u64,
+    complete: bool,
+}
+
+impl Watched {
+    pub fn new(body: Body, entry: Entry, status: StatusCode) -> Self {
+        let complete = body.is_end_stream();
+        Self { body, entry, status, bytes: 0, complete }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.entry.write(self.status, self.bytes, self.complete);
+    }
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                this.complete = this.body.is_end_stream();
+            }
+            Poll::Ready(None) => this.complete = true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
