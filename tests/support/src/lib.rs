@@ -1,5 +1,6 @@
 //! Test support: an MCP server that misbehaves on command ([`Server`]), a strict little client ([`Client`]),
-//! an S3-compatible store that does so too ([`objects`]), and the real daemons as child processes ([`Sessiond`], [`Supervise`], [`Snapshotd`]).
+//! an S3-compatible store that does so too ([`objects`]), and the real daemons as child processes ([`Authd`], [`Sessiond`],
+//! [`Supervise`], [`Snapshotd`]).
 //!
 //! Nothing here is shipped. Tests wait for facts ([`Server::until`], [`Sessiond::until_logged`], [`Journal::until`]), never for seconds.
 #![allow(
@@ -10,6 +11,7 @@
 mod address;
 mod answer;
 mod answer_body;
+mod authd;
 mod bridge;
 mod builder;
 mod checks;
@@ -46,6 +48,7 @@ mod tls_front;
 mod tools;
 mod world;
 
+pub use authd::Authd;
 pub use bridge::Bridge;
 pub use builder::Builder;
 pub use client::Client;
