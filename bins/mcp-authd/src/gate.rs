@@ -19,6 +19,7 @@ use crate::answer;
 use crate::audit::{Audit, Entry};
 use crate::config::Config;
 use crate::credentials::{Credentials, Current, Presented, Refused, bearer, now};
+use crate::front::health::Health;
 use crate::front::{self, Connection};
 use crate::identity::Identity;
 use crate::leash::Leash;
@@ -41,6 +42,7 @@ pub struct Gate {
     pub audit: Arc<Audit>,
     /// What is counted.
     pub metrics: Metrics,
+    health: Health,
     /// The daemon's life.
     pub life: Life,
 }
@@ -62,6 +64,7 @@ impl Gate {
             router: Router::new(table),
             audit,
             metrics: Metrics::default(),
+            health: Health::default(),
             life,
         })
     }
@@ -112,7 +115,7 @@ impl Gate {
             front::hosts::check(config, &head)?;
         }
         if head.uri.path() != config.path {
-            return Err(self.beside(config, &head));
+            return Err(self.beside(config, &head).await);
         }
         let identity = self.identify(config, &head.headers, from, entry).await?;
         entry.is_from(&identity);
@@ -124,9 +127,11 @@ impl Gate {
     }
 
     /// Paths other than MCP's.
-    fn beside(&self, config: &Config, head: &request::Parts) -> Response<Body> {
+    async fn beside(&self, config: &Config, head: &request::Parts) -> Response<Body> {
         match (&head.method, head.uri.path()) {
-            (&Method::GET, "/health") => front::health::answer(config),
+            (&Method::GET | &Method::HEAD, "/health") => {
+                self.health.answer(config, self.life.is_draining()).await
+            }
             _ => answer::text(
                 StatusCode::NOT_FOUND,
                 format!(

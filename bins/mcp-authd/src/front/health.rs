@@ -1,13 +1,68 @@
-//! `GET /health`, for whoever asks: nothing secret.
+//! `GET /health`, for whoever asks: nothing about anybody, only how the whole is set up and whether it is well.
 
-use http::{Response, StatusCode};
+use std::path::Path;
+use std::time::Duration;
+
+use http::{HeaderValue, Response, StatusCode, header};
 use mcp_daemon::body::Body;
-use serde_json::json;
+use mcp_daemon::control;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 
-use crate::answer;
 use crate::config::Config;
 
-/// What anybody may know.
-pub fn answer(config: &Config) -> Response<Body> {
-    answer::text(StatusCode::OK, format!("{}\n", json!({"status": "ok", "generation": config.generation})))
+/// How long an answer of serena-snapshotd is good: anybody may ask us, and it has other things to do.
+const FRESH: Duration = Duration::from_secs(5);
+/// How long it may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What was last heard of the snapshots.
+#[derive(Default)]
+pub struct Health {
+    snapshots: Mutex<Option<(Instant, Value)>>,
+}
+
+impl Health {
+    /// What anybody may know.
+    pub async fn answer(&self, config: &Config, is_draining: bool) -> Response<Body> {
+        let is_split = config.upstream.0.iter().any(|upstream| upstream.address.needs_route());
+        let value = json!({
+            "status": if is_draining { "draining" } else { "ok" },
+            "route_strategy": if is_split || !config.route.is_empty() { "per-route" } else { "shared" },
+            "route_generation": config.generation,
+            "snapshots": self.snapshots(config.snapshots.as_deref()).await,
+        });
+        let mut answer = Response::new(Body::from(format!("{value}\n")));
+        if is_draining {
+            *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        answer
+    }
+
+    /// On or off, and how old the last good one is; one question at a time, whoever else asks waits for its answer.
+    async fn snapshots(&self, socket: Option<&Path>) -> Value {
+        let Some(socket) = socket else { return json!({ "enabled": false }) };
+        let mut heard = self.snapshots.lock().await;
+        if let Some((when, value)) = &*heard
+            && when.elapsed() < FRESH
+        {
+            return value.clone();
+        }
+        let value = match timeout(PATIENCE, control::ask(socket, "GET", "/status")).await {
+            Ok(Ok((status, body))) if status.is_success() => {
+                let said: Value = serde_json::from_slice(&body).unwrap_or_default();
+                json!({
+                    "enabled": said["enabled"].as_bool().unwrap_or(true),
+                    "last_success_age_seconds": said["last_success_age_seconds"].as_u64(),
+                })
+            }
+            _ => {
+                json!({ "enabled": true, "last_success_age_seconds": null, "error": "serena-snapshotd does not answer" })
+            }
+        };
+        *heard = Some((Instant::now(), value.clone()));
+        value
+    }
 }

@@ -1,0 +1,203 @@
+//! Credentials and settings change while mcp-authd serves: streams of who is no longer let in are cut, everybody else
+//! notices nothing, and a mistake changes nothing.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use support::{Authd, Client, Flavour, Server};
+use tokio::time::{Instant, timeout};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_mcp-authd");
+const ALICE: &str = "alice-has-a-long-token";
+const BOB: &str = "bob-has-another-long-token";
+/// The bound that is promised for a change of a file of credentials.
+const NOTICED: Duration = Duration::from_secs(2);
+
+fn tokens(names: &[(&str, &str)]) -> String {
+    names.iter().map(|(name, token)| format!("[token.{name}]\ntoken = '{token}'\nroute = 'r'\n")).collect()
+}
+
+fn both() -> String {
+    tokens(&[("alice", ALICE), ("bob", BOB)])
+}
+
+async fn authd(server: &Server, more: &str) -> Authd {
+    Authd::start(BINARY, |directory| {
+        let tokens = Authd::secret_file(directory, "tokens.toml", &both());
+        let audit = directory.join("audit.jsonl");
+        format!(
+            "tokens = '{}'\nupstream = '{}'\n{more}\n[audit]\nfile = '{}'\n",
+            tokens.display(),
+            server.url(),
+            audit.display()
+        )
+    })
+    .await
+}
+
+async fn client(authd: &Authd, token: &str) -> Client {
+    let client = Client::builder(&authd.url()).header("authorization", &format!("Bearer {token}")).lenient();
+    client.connect().await.unwrap()
+}
+
+/// Replaces the file as careful people do: whole, by a rename.
+fn replace_tokens(authd: &Authd, text: &str) {
+    let new = Authd::secret_file(authd.directory(), "tokens.new", text);
+    fs::rename(new, authd.directory().join("tokens.toml")).unwrap();
+}
+
+fn audit(directory: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(directory.join("audit.jsonl")).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn the_open_stream_of_a_revoked_token_is_cut_within_two_seconds_and_no_other() {
+    let server = Server::start(Flavour::Python2).await;
+    let authd = authd(&server, "").await;
+    let (alice, bob) = (client(&authd, ALICE).await, client(&authd, BOB).await);
+    let (mut of_alice, mut of_bob) = (alice.open_get().await.unwrap(), bob.open_get().await.unwrap());
+    server.until(|server| server.streams() == 2).await;
+    replace_tokens(&authd, &tokens(&[("bob", BOB)]));
+    let revoked = Instant::now();
+    // The look once a second, the moment the file has to stay the same, and a machine that is busy with other tests.
+    let cut = timeout(NOTICED * 3, of_alice.next_message()).await.expect("the stream of alice is cut");
+    assert!(
+        cut.is_none() && of_alice.broken().is_none(),
+        "an end, not a broken body: {:?}",
+        of_alice.broken()
+    );
+    println!("cut after {:?}", revoked.elapsed());
+    let refused = alice.call_text("count", json!({})).await.unwrap_err();
+    assert!(format!("{refused:?}").contains("401"), "{refused:?}");
+    server.notify(&json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "still here"}}));
+    let heard = timeout(NOTICED, of_bob.next_message()).await.expect("the stream of bob goes on").unwrap();
+    assert_eq!(heard["params"]["data"], "still here");
+    assert_eq!(bob.call_text("count", json!({})).await.unwrap(), "1");
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_used_changes_nothing_and_is_said() {
+    let server = Server::start(Flavour::Python2).await;
+    let authd = authd(&server, "").await;
+    let alice = client(&authd, ALICE).await;
+    let mut stream = alice.open_get().await.unwrap();
+    Authd::secret_file(authd.directory(), "tokens.toml", "[token.alice\n");
+    let said = authd.until_logged("cannot be used").await;
+    assert!(said.contains("tokens.toml:1"), "{said}");
+    assert_eq!(alice.call_text("count", json!({})).await.unwrap(), "1");
+    server.notify(&json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}}));
+    assert!(timeout(NOTICED, stream.next_message()).await.unwrap().is_some());
+    Authd::secret_file(authd.directory(), "tokens.toml", &tokens(&[("alice", ALICE)]));
+    authd.until_logged("were read anew").await;
+    assert_eq!(alice.call_text("count", json!({})).await.unwrap(), "2");
+}
+
+#[tokio::test]
+async fn a_reload_is_all_or_nothing_and_names_the_mistake() {
+    let server = Server::start(Flavour::Python2).await;
+    let authd = authd(&server, "").await;
+    let alice = client(&authd, ALICE).await;
+    let settings = fs::read_to_string(authd.settings_file()).unwrap();
+    let (status, said) =
+        authd.reload(&settings.replace("upstream =", "path = '/elsewhere'\nupstrem =")).await;
+    assert_eq!(status, 422, "{said}");
+    let error = said["error"].as_str().unwrap();
+    assert!(
+        error.contains("settings.toml:") && error.contains("upstrem") && !error.contains('\n'),
+        "{error}"
+    );
+    assert_eq!(alice.call_text("count", json!({})).await.unwrap(), "1");
+    let (status, said) =
+        authd.reload(&settings.replace("upstream =", "limits = { head = '32KiB' }\nupstream =")).await;
+    assert_eq!((status, said["reloaded"].as_str()), (200, Some("in force after a restart: limits.head")));
+    assert_eq!(alice.call_text("count", json!({})).await.unwrap(), "2");
+}
+
+#[tokio::test]
+async fn streams_end_cleanly_at_a_drain() {
+    let server = Server::start(Flavour::Python2).await;
+    let mut authd = authd(&server, "").await;
+    let alice = client(&authd, ALICE).await;
+    let mut stream = alice.open_get().await.unwrap();
+    server.until(|server| server.streams() == 1).await;
+    authd.signal(Signal::SIGTERM);
+    assert!(stream.next_message().await.is_none() && stream.broken().is_none(), "{:?}", stream.broken());
+    assert!(authd.end().await.success());
+}
+
+#[tokio::test]
+async fn the_audit_tells_every_decision_and_never_a_token_or_a_body() {
+    let server = Server::start(Flavour::Python2).await;
+    let mut authd = authd(&server, "[[require]]\nname = 'harm*'\nscopes = ['admin']").await;
+    let alice = client(&authd, ALICE).await;
+    alice.call_text("count", json!({"secret-argument": "letter"})).await.unwrap();
+    let wrong =
+        Client::builder(&authd.url()).header("authorization", "Bearer wrong-but-long-token").lenient();
+    wrong.connect().await.unwrap_err();
+    Client::builder(&authd.url()).lenient().connect().await.unwrap_err();
+    assert!(authd.stop().await.success());
+    let text = fs::read_to_string(authd.directory().join("audit.jsonl")).unwrap();
+    for secret in [ALICE, BOB, "wrong-but-long-token", "secret-argument", "letter"] {
+        assert!(!text.contains(secret), "{secret} stands in {text}");
+    }
+    let lines = audit(authd.directory());
+    let call = lines.iter().find(|line| line["method"] == "tools/call").unwrap();
+    assert_eq!(
+        (&call["subject"], &call["route"], &call["name"]),
+        (&json!("alice"), &json!("r"), &json!("count"))
+    );
+    assert_eq!(
+        (&call["status"], &call["address"], &call["http"]),
+        (&json!(200), &json!("127.0.0.1"), &json!("POST"))
+    );
+    assert!(call["bytes"].as_u64().unwrap() > 20 && call["ms"].as_f64().unwrap() > 0.0, "{call}");
+    let refused: Vec<_> = lines.iter().filter(|line| line["status"] == 401).collect();
+    assert_eq!(refused.len(), 2, "{text}");
+    assert!(refused.iter().all(|line| line["subject"].is_null() && line["reason"].is_string()));
+    assert_eq!(
+        refused.iter().filter(|line| line["token"].is_string()).count(),
+        1,
+        "a wrong one has a fingerprint"
+    );
+}
+
+#[tokio::test]
+async fn a_moved_audit_file_is_let_go_of_at_sighup() {
+    let server = Server::start(Flavour::Python2).await;
+    let authd = authd(&server, "").await;
+    let alice = client(&authd, ALICE).await;
+    let old = authd.directory().join("audit.1");
+    fs::rename(authd.directory().join("audit.jsonl"), &old).unwrap();
+    authd.signal(Signal::SIGHUP);
+    authd.until_logged("reloaded").await;
+    alice.call_text("count", json!({})).await.unwrap();
+    let named = || audit(authd.directory()).iter().any(|line| line["name"] == "count");
+    timeout(NOTICED * 5, async {
+        while !named() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(!fs::read_to_string(old).unwrap().contains("count"));
+}
+
+#[tokio::test]
+async fn health_tells_how_it_is_set_up_and_nothing_of_anybody() {
+    let server = Server::start(Flavour::Python2).await;
+    let authd = authd(&server, "generation = 'gen-7'\n").await;
+    let request = http::Request::get("http://x/health").body(bytes::Bytes::new()).unwrap();
+    let answer = Client::builder(&authd.url()).unconnected().raw(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let said: Value = serde_json::from_slice(answer.body()).unwrap();
+    assert_eq!(said["route_generation"], "gen-7");
+    assert_eq!((&said["status"], &said["route_strategy"]), (&json!("ok"), &json!("shared")));
+    assert_eq!(said["snapshots"], json!({"enabled": false}));
+    let text = String::from_utf8_lossy(answer.body());
+    assert!(!text.contains("alice") && !text.contains(&server.port().to_string()), "{text}");
+}
