@@ -24,7 +24,9 @@ const textOf = (result) => {
 const client = new Client({ name: 'story', version: '1' });
 // Errors of the GET stream arrive here; they are the transport's own business and end no call.
 client.onerror = (error) => console.error(String(error));
-await client.connect(new StreamableHTTPClientTransport(new URL(process.argv[2])));
+const token = process.env.MCP_TOKEN;
+const requestInit = token ? { headers: { authorization: `Bearer ${token}` } } : {};
+await client.connect(new StreamableHTTPClientTransport(new URL(process.argv[2]), { requestInit }));
 say('ready');
 
 for await (const line of createInterface({ input: process.stdin })) {

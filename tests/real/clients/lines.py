@@ -6,6 +6,7 @@ The program prints `ready` once it is connected. Then each line on stdin is one 
 """
 
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,6 +15,12 @@ import anyio
 
 CALL_SECONDS = 150
 """How long one call may take; longer than the longest tool of any story (90 s)."""
+
+
+def headers() -> dict[str, str]:
+    """What goes with every request: `$MCP_TOKEN` as a bearer token, if it is set."""
+    token = os.environ.get("MCP_TOKEN")
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 class ToolError(Exception):

@@ -8,7 +8,7 @@ from mcp.client.streamable_http import streamablehttp_client
 
 
 async def main(url: str) -> None:
-    async with streamablehttp_client(url) as (read, write, _):
+    async with streamablehttp_client(url, headers=lines.headers()) as (read, write, _):
         async with ClientSession(read, write, read_timeout_seconds=timedelta(seconds=lines.CALL_SECONDS)) as session:
             await session.initialize()
             await lines.obey(session.call_tool, session.list_tools)

@@ -27,18 +27,24 @@ pub struct RealClient {
 impl RealClient {
     /// Starts `tests/real/client NAME URL` and waits until it is connected.
     pub async fn connect(name: &str, url: &str) -> RealClient {
-        RealClient::launch(name, &[name, url]).await
+        RealClient::launch(name, &[name, url], &[]).await
+    }
+
+    /// The same with a bearer token.
+    pub async fn connect_with_token(name: &str, url: &str, token: &str) -> RealClient {
+        RealClient::launch(name, &[name, url], &[("MCP_TOKEN", token)]).await
     }
 
     /// Starts the Python 1.30 client which launches `command` with `args` as its server on stdio.
     pub async fn launching(command: &Path, args: &[&str]) -> RealClient {
         let command = command.to_str().expect("built binaries have UTF-8 paths");
-        RealClient::launch("python-1.30 on stdio", &[&["python-1.30", "--", command], args].concat()).await
+        RealClient::launch("python-1.30 on stdio", &[&["python-1.30", "--", command], args].concat(), &[])
+            .await
     }
 
-    async fn launch(name: &str, args: &[&str]) -> RealClient {
+    async fn launch(name: &str, args: &[&str], env: &[(&str, &str)]) -> RealClient {
         let mut command = Command::new(real_script("client"));
-        command.args(args).kill_on_drop(true);
+        command.args(args).envs(env.iter().copied()).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("tests/real/client: {error}"));
         let log = ChildLog::default();
