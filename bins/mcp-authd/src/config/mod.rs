@@ -147,3 +147,36 @@ impl Config {
         self.listen.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../../../docs/mcp-authd.toml");
+
+    fn load(toml: &str) -> Result<Config, mcp_daemon::config::ConfigError> {
+        mcp_daemon::config::parse(Path::new("x.toml"), toml)
+    }
+
+    #[test]
+    fn the_documented_settings_are_the_defaults() {
+        let documented = load(EXAMPLE).unwrap();
+        assert_eq!(format!("{documented:#?}"), format!("{:#?}", Config::default()));
+    }
+
+    #[test]
+    fn every_documented_example_loads() {
+        // `#key` is a key without a default, `# word` is prose.
+        let is_key =
+            |rest: &&str| rest.starts_with(|first: char| first.is_ascii_alphabetic() || first == '[');
+        let all: Vec<&str> = EXAMPLE
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(is_key).unwrap_or(line))
+            // Of these three an issuer has one.
+            .filter(|line| !line.starts_with("keys =") && !line.starts_with("secret_file ="))
+            .collect();
+        let loaded = load(&all.join("\n")).unwrap();
+        assert!(loaded.tls.is_some_and(|tls| tls.client.is_some()) && loaded.jwt.len() == 1);
+        assert!(loaded.route.values().all(|route| route.upstream.0.len() == 1) && loaded.require.len() == 1);
+    }
+}
