@@ -201,3 +201,20 @@ async fn health_tells_how_it_is_set_up_and_nothing_of_anybody() {
     let text = String::from_utf8_lossy(answer.body());
     assert!(!text.contains("alice") && !text.contains(&server.port().to_string()), "{text}");
 }
+
+#[tokio::test]
+async fn a_call_whose_client_goes_away_is_in_the_audit_too() {
+    let server = Server::start(Flavour::Python2).await;
+    let mut authd = authd(&server, "").await;
+    let alice = client(&authd, ALICE).await;
+    let call = alice.call_text("echo", json!({"text": "x", "sleep_ms": 30_000}));
+    tokio::select! {
+        answer = call => panic!("answered: {answer:?}"),
+        () = server.until(|server| server.started("echo") == 1) => {}
+    }
+    drop(alice);
+    assert!(authd.stop().await.success());
+    let lines = audit(authd.directory());
+    let call = lines.iter().find(|line| line["name"] == "echo").unwrap();
+    assert_eq!((&call["subject"], &call["cut"]), (&json!("alice"), &json!(true)), "{call}");
+}

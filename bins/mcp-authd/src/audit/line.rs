@@ -32,7 +32,7 @@ pub struct Line<'a> {
     /// The tool, prompt or resource; likewise.
     #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
     pub name: Cow<'a, str>,
-    /// The status of HTTP.
+    /// The status of HTTP; 499 where the client went away before it was answered.
     pub status: u16,
     /// Bytes of the answer's body.
     pub bytes: u64,

@@ -24,7 +24,10 @@ use crate::policy::Asked;
 /// Longest `method` or `name` in a line, in bytes: clients choose them.
 const MAX_TEXT: usize = 256;
 
-/// What is known of a request so far.
+/// nginx's number for a client that went away before it was answered.
+const CLIENT_GONE: u16 = 499;
+
+/// What is known of a request so far; dropped, it becomes a line.
 pub struct Entry {
     audit: Arc<Audit>,
     began: Instant,
@@ -35,6 +38,9 @@ pub struct Entry {
     method: String,
     name: String,
     reason: Option<String>,
+    status: u16,
+    bytes: u64,
+    complete: bool,
 }
 
 impl Entry {
@@ -50,6 +56,9 @@ impl Entry {
             method: String::new(),
             name: String::new(),
             reason: None,
+            status: CLIENT_GONE,
+            bytes: 0,
+            complete: false,
         }
     }
 
@@ -81,22 +90,26 @@ impl Entry {
         self.reason = Some(reason.to_string());
     }
 
-    /// The answer's body, which writes the line when it ends.
-    pub fn watch(self, status: StatusCode, body: Body) -> Body {
-        if self.audit.is_off() {
-            return body;
-        }
+    /// The answer's body, which takes the entry along to its end.
+    pub fn watch(mut self, status: StatusCode, body: Body) -> Body {
+        self.status = status.as_u16();
         match body {
+            body if self.audit.is_off() => body,
             Body::Full(piece) => {
-                let bytes = piece.as_ref().map_or(0, |piece| piece.len() as u64);
-                self.write(status, bytes, true);
+                self.bytes = piece.as_ref().map_or(0, |piece| piece.len() as u64);
+                self.complete = true;
                 Body::Full(piece)
             }
-            body => Body::stream(Watched::new(body, self, status)),
+            body => Body::stream(Watched::new(body, self)),
         }
     }
+}
 
-    fn write(&self, status: StatusCode, bytes: u64, complete: bool) {
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if self.audit.is_off() {
+            return;
+        }
         let identity = self.identity.as_deref();
         let fingerprint = identity.map(|identity| &*identity.fingerprint).or(self.fingerprint.as_deref());
         self.audit.write(&Line {
@@ -108,11 +121,11 @@ impl Entry {
             http: self.http.as_str().into(),
             method: (&*self.method).into(),
             name: (&*self.name).into(),
-            status: status.as_u16(),
-            bytes,
+            status: self.status,
+            bytes: self.bytes,
             ms: (self.began.elapsed().as_micros() as f64) / 1000.0,
             reason: self.reason.as_deref().map(Into::into),
-            cut: !complete,
+            cut: !self.complete,
         });
     }
 }

@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::StatusCode;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mcp_daemon::body::{Body, BodyError};
 
@@ -14,21 +13,12 @@ use super::Entry;
 pub struct Watched {
     body: Body,
     entry: Entry,
-    status: StatusCode,
-    bytes: u64,
-    complete: bool,
 }
 
 impl Watched {
-    pub fn new(body: Body, entry: Entry, status: StatusCode) -> Self {
-        let complete = body.is_end_stream();
-        Self { body, entry, status, bytes: 0, complete }
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.entry.write(self.status, self.bytes, self.complete);
+    pub fn new(body: Body, mut entry: Entry) -> Self {
+        entry.complete = body.is_end_stream();
+        Self { body, entry }
     }
 }
 
@@ -44,10 +34,10 @@ impl HttpBody for Watched {
         let polled = Pin::new(&mut this.body).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                this.complete = this.body.is_end_stream();
+                this.entry.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                this.entry.complete = this.body.is_end_stream();
             }
-            Poll::Ready(None) => this.complete = true,
+            Poll::Ready(None) => this.entry.complete = true,
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
         polled
