@@ -199,7 +199,7 @@ impl Work {
         if std::mem::take(&mut self.kept().blameless) {
             return self.wait(MACHINE_PAUSE).await;
         }
-        let verdict = self.kept().failures.count(&settings.backoff, Instant::now(), chance());
+        let verdict = self.kept().failures.count(&settings.backoff, Instant::now(), secret::random_fraction());
         match verdict {
             Verdict::TooMany => Event::TooMany,
             Verdict::Pause(pause) => self.wait(pause).await,
@@ -285,11 +285,4 @@ enum HookStop {
     CalledOff,
     /// For this reason.
     Failed(String),
-}
-
-/// A number in 0..1, so that what failed together is not tried again together.
-fn chance() -> f64 {
-    let digits = secret::random_id();
-    let number = u32::from_str_radix(digits.get(..8).unwrap_or_default(), 16).unwrap_or(u32::MAX);
-    f64::from(number) / f64::from(u32::MAX)
 }
