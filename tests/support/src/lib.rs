@@ -17,6 +17,7 @@ mod child_log;
 mod client;
 mod client_builder;
 mod connection;
+mod daemon;
 mod dial;
 mod events;
 mod failure;
@@ -50,6 +51,7 @@ pub use bridge::Bridge;
 pub use builder::Builder;
 pub use client::Client;
 pub use client_builder::ClientBuilder;
+pub use daemon::Daemon;
 pub use events::{Event, Events};
 pub use failure::RpcFailure;
 pub use fake::{
