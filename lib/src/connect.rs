@@ -68,7 +68,6 @@ impl Connector {
     }
 }
 
-/// TLS 1.2 and 1.3, checked against the certificates that the system trusts.
 /// The usual mistake in plain words.
 fn explain(error: io::Error) -> io::Error {
     use rustls::InvalidMessage::InvalidContentType;
@@ -81,6 +80,7 @@ fn explain(error: io::Error) -> io::Error {
     }
 }
 
+/// TLS 1.2 and 1.3, checked against the certificates that the system trusts.
 fn tls_config() -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(Verifier::new(Arc::clone(&provider))?);

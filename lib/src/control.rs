@@ -44,19 +44,20 @@ pub trait Controlled: Send + Sync + 'static {
     /// `POST /reload`: what has changed, or why nothing has.
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>>;
 
-    /// What this daemon answers besides; `None` for a path it does not know.
-    fn other(&self, _method: &Method, _path: &str) -> Option<(StatusCode, Value)> {
-        None
-    }
-
-    /// The same for what takes its time, such as an upload: the answer is awaited as long as the caller stays.
+    /// What this daemon answers besides; `None` for what it does not know. The answer is awaited as long as the caller
+    /// stays, because some take their time, such as an upload.
     fn act(&self, _method: &Method, _uri: &Uri) -> Option<Acting<'_>> {
         None
     }
 }
 
-/// An answer that takes its time.
+/// An answer that may take its time.
 pub type Acting<'a> = Pin<Box<dyn Future<Output = (StatusCode, Value)> + Send + 'a>>;
+
+/// An answer that takes none.
+pub fn at_once<'a>(status: StatusCode, value: Value) -> Acting<'a> {
+    Box::pin(std::future::ready((status, value)))
+}
 
 /// Serves all of it on a Unix socket for the owner alone (0600), until everything else has ended.
 pub fn spawn(path: &Path, what: Arc<dyn Controlled>, life: Life) -> Result<(), BindError> {
@@ -138,8 +139,7 @@ fn serve_on(listen: &Listen, what: Arc<dyn Controlled>, life: Life, all: bool) -
 }
 
 async fn answer(what: &dyn Controlled, life: &Life, method: &Method, uri: &Uri, all: bool) -> Response<Body> {
-    let path = uri.path();
-    match (method.as_str(), path) {
+    match (method.as_str(), uri.path()) {
         ("GET" | "HEAD", "/ready") => ready(what, life),
         ("GET" | "HEAD", "/metrics") => {
             let mut response = Response::new(Body::from(what.metrics()));
@@ -158,16 +158,15 @@ async fn answer(what: &dyn Controlled, life: &Life, method: &Method, uri: &Uri, 
             life.drain();
             json_response(StatusCode::ACCEPTED, &json!({ "draining": true }))
         }
-        _ if all => {
-            let known = match what.act(method, uri) {
-                Some(acting) => Some(acting.await),
-                None => what.other(method, path),
+        _ => {
+            // To be asked is to act.
+            let acting = if all { what.act(method, uri) } else { None };
+            let (status, value) = match acting {
+                Some(acting) => acting.await,
+                None => (StatusCode::NOT_FOUND, json!({ "error": paths(all) })),
             };
-            let (status, value) =
-                known.unwrap_or_else(|| (StatusCode::NOT_FOUND, json!({ "error": paths(all) })));
             json_response(status, &value)
         }
-        _ => json_response(StatusCode::NOT_FOUND, &json!({ "error": paths(all) })),
     }
 }
 

@@ -1,22 +1,16 @@
-//! Files that must survive a crash, the lock that makes a state directory ours, and where such directories are.
+//! Files that must survive a crash, the [`Lock`] that makes a directory ours, and where such directories are.
+
+mod lock;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::kill;
-use nix::unistd::{Pid, getuid};
+use nix::unistd::getuid;
 
+pub use self::lock::{Lock, LockError};
 use crate::secret::random_id;
-
-/// Looks at a lock whose holder is dead, before it counts as held all the same.
-const DYING_LOOKS: u32 = 200;
-/// Pause between two of them.
-const DYING_LOOK: Duration = Duration::from_millis(5);
 
 /// Replaces a file by other bytes, whole or not at all, even if the power fails; owner-only (0600).
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -48,91 +42,35 @@ pub fn write_atomic_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()>
     written
 }
 
-/// Why a lock could not be taken.
-#[derive(Debug, thiserror::Error)]
-pub enum LockError {
-    /// Somebody else has it.
-    #[error("{}: in use by {}", path.display(), holder_text(*.holder))]
-    Held {
-        /// The lock file.
-        path: PathBuf,
-        /// The process id written in it, where one is readable.
-        holder: Option<u32>,
-    },
-    /// The file cannot be made or written.
-    #[error("{}: {cause}", path.display())]
-    System {
-        /// The lock file.
-        path: PathBuf,
-        /// Why.
-        cause: io::Error,
-    },
-}
-
-fn holder_text(holder: Option<u32>) -> String {
-    holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
-}
-
-/// A lock that is ours until it is dropped or the process ends, however it ends.
-#[derive(Debug)]
-pub struct Lock {
-    _file: Flock<File>,
-}
-
-impl Lock {
-    /// Takes the lock or says who holds it; the file stays, because removing it would let two processes lock two files.
-    pub fn take(path: &Path) -> Result<Lock, LockError> {
-        let system = |cause| LockError::System { path: path.to_owned(), cause };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false) // its content is the holder's
-            .mode(0o600)
-            .open(path)
-            .map_err(system)?;
-        let mut file = lock(file, path)?;
-        // Who holds it is good to know; on a full disk it is held all the same.
-        let _ = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Lock { _file: file })
-    }
-}
-
 /// Any text as the name of a file: what is no letter, digit, `.` or `-` becomes `_`.
 pub fn name_of(text: &str) -> String {
     text.replace(|char: char| !char.is_ascii_alphanumeric() && !".-".contains(char), "_")
 }
 
-/// Locks the file. A dead holder's last child keeps the lock alive from its fork to its exec: that is waited for.
-fn lock(mut file: File, path: &Path) -> Result<Flock<File>, LockError> {
-    for _ in 0..DYING_LOOKS {
-        let (mut held, errno) = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => return Ok(file),
-            Err(refused) => refused,
-        };
-        if errno != Errno::EWOULDBLOCK {
-            return Err(LockError::System { path: path.to_owned(), cause: errno.into() });
-        }
-        let holder = holder(&mut held);
-        let is_dead = holder.is_some_and(|pid| kill(Pid::from_raw(pid as i32), None) == Err(Errno::ESRCH));
-        if !is_dead {
-            return Err(LockError::Held { path: path.to_owned(), holder });
-        }
-        file = held;
-        #[allow(clippy::disallowed_methods, reason = "at the start, and seldom: nothing is served yet")]
-        std::thread::sleep(DYING_LOOK);
-    }
-    Err(LockError::Held { path: path.to_owned(), holder: holder(&mut file) })
+/// A path as the system spells it, for one that is still to be made as far as it is there: two spellings of one directory
+/// are one.
+pub fn real(path: &Path) -> PathBuf {
+    let known = path.ancestors().find_map(|known| {
+        let (real, rest) = (known.canonicalize().ok()?, path.strip_prefix(known).ok()?);
+        // Joined to nothing it would end in a slash.
+        Some(if rest.as_os_str().is_empty() { real } else { real.join(rest) })
+    });
+    known.unwrap_or_else(|| path.to_owned())
 }
 
-/// Whose number is in the file.
-fn holder(file: &mut File) -> Option<u32> {
-    let mut text = String::new();
-    let _ = file.rewind().and_then(|()| file.read_to_string(&mut text));
-    text.trim().parse().ok()
+/// What is kept beside a home and belongs to it, such as its lock: never in the home, which is swapped in whole when it is
+/// restored.
+pub fn beside(home: &Path, suffix: &str) -> PathBuf {
+    let mut path = home.as_os_str().to_owned();
+    path.push(".");
+    path.push(suffix);
+    path.into()
+}
+
+/// The lock of the daemon that takes snapshots of a home, which must be as [`real`] gives it. In one place, because others
+/// ask whether there is one.
+pub fn snapshots_lock(home: &Path) -> PathBuf {
+    beside(home, "snapshotd.lock")
 }
 
 /// The state directory: the flag, else `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/<daemon>`, else
@@ -238,35 +176,25 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_held_names_its_holder_and_is_free_after() {
+    fn two_spellings_of_one_directory_are_one_before_and_after_it_is_made() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("lock");
-        let lock = Lock::take(&path).unwrap();
-        let error = Lock::take(&path).unwrap_err().to_string();
-        assert_eq!(error, format!("{}: in use by process {}", path.display(), std::process::id()));
-        drop(lock);
-        Lock::take(&path).unwrap();
-    }
-
-    #[test]
-    fn a_lock_that_a_dead_holders_child_has_not_let_go_yet_is_waited_for() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("lock");
-        let mut dead = std::process::Command::new("true").spawn().unwrap();
-        dead.wait().unwrap();
-        fs::write(&path, format!("{}\n", dead.id())).unwrap();
-        // Holds the lock as a child does between its fork and its exec.
-        let script = "exec 9<>\"$1\"; flock 9; echo held; exec sleep 0.2";
-        let mut child = std::process::Command::new("sh")
-            .args(["-c", script, "sh"])
-            .arg(&path)
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = [0; 5];
-        child.stdout.take().unwrap().read_exact(&mut said).unwrap();
-        Lock::take(&path).unwrap();
-        child.wait().unwrap();
+        let path = |name: &str| directory.path().canonicalize().unwrap().join(name);
+        fs::create_dir(path("there")).unwrap();
+        symlink(path("there"), path("link")).unwrap();
+        for (spelled, expected) in [
+            ("there", "there"),
+            ("link", "there"),
+            ("link/.", "there"),
+            ("there/../link/new", "there/new"),
+            ("link/new/home", "there/new/home"),
+        ] {
+            let (expected, real) = (path(expected), real(&path(spelled)));
+            // To the letter: a hash of it may be the name of something.
+            assert_eq!(real.as_os_str(), expected.as_os_str(), "{spelled}");
+        }
+        fs::create_dir_all(path("link/new/home")).unwrap();
+        assert_eq!(real(&path("link/new/home")), path("there/new/home"));
+        assert_eq!(real(Path::new("/nonexistent/../x")), Path::new("/nonexistent/../x"));
     }
 
     #[test]

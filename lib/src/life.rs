@@ -179,16 +179,26 @@ impl Life {
     /// those were. What belongs to [`Life::last`] ends after that.
     pub async fn finish(&self) -> usize {
         self.draining().await;
-        let aborted = self.end_tasks().await;
+        self.finish_by(self.grace_over()).await
+    }
+
+    /// The same with a deadline instead of the grace, from now on: for many lives that end at once.
+    pub async fn finish_by(&self, deadline: Instant) -> usize {
+        self.drain();
+        let aborted = self.end_tasks(deadline).await;
         if let Some(last) = self.0.last.get() {
             last.drain();
-            last.end_tasks().await;
+            last.end_tasks(last.grace_over()).await;
         }
         aborted
     }
 
-    async fn end_tasks(&self) -> usize {
-        let deadline = self.0.drain_began.get().copied().unwrap_or_else(Instant::now) + self.0.grace;
+    fn grace_over(&self) -> Instant {
+        self.0.drain_began.get().copied().unwrap_or_else(Instant::now) + self.0.grace
+    }
+
+    async fn end_tasks(&self, deadline: Instant) -> usize {
+        let began = Instant::now();
         if tokio::time::timeout_at(deadline, self.no_task_left()).await.is_ok() {
             return 0;
         }
@@ -196,7 +206,7 @@ impl Life {
         for task in &left {
             task.abort();
         }
-        log::warn!(tasks = left.len(), grace_ms = self.0.grace.as_millis() as u64; "the grace is over, cut what was left");
+        log::warn!(tasks = left.len(), waited_ms = began.elapsed().as_millis() as u64; "the grace is over, cut what was left");
         let _ = tokio::time::timeout(AFTER_ABORT, self.no_task_left()).await;
         left.len()
     }

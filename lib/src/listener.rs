@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -81,7 +82,7 @@ pub struct Listener {
     pub(crate) socket: Bound,
     pub(crate) trust: Trust,
     pub(crate) local: Listen,
-    pub(crate) file: Option<SocketFile>,
+    pub(crate) file: Option<Arc<SocketFile>>,
 }
 
 #[derive(Debug)]
@@ -106,14 +107,14 @@ impl Listener {
         }
     }
 
-    /// The same inherited socket once more, for the next one who serves it: the system hands it out only once. What we
-    /// bound ourselves goes with the first of the two.
+    /// The same socket once more, for the next one who serves it: until the last of them is dropped it is open, whoever
+    /// connects waits, and its file stays.
     pub fn again(&self) -> io::Result<Listener> {
         let socket = match &self.socket {
             Bound::Tcp(socket) => Bound::Tcp(socket.try_clone()?),
             Bound::Unix(socket) => Bound::Unix(socket.try_clone()?),
         };
-        Ok(Listener { socket, trust: self.trust.clone(), local: self.local.clone(), file: None })
+        Ok(Listener { socket, trust: self.trust.clone(), local: self.local.clone(), file: self.file.clone() })
     }
 
     /// Where it really listens: with the port that the kernel chose for 0, and the real socket of `fd:name`.
@@ -152,7 +153,7 @@ fn bind_unix(listen: &Listen, path: &Path, options: BindOptions) -> Result<Liste
         socket: Bound::Unix(socket.into()),
         trust: Trust { trusted: options.trusted, allow_uids: options.allow_uids },
         local: listen.clone(),
-        file: Some(file),
+        file: Some(Arc::new(file)),
     })
 }
 
@@ -270,6 +271,18 @@ mod tests {
         assert!(matches!(bind(&listen), Err(BindError::InUse(_))));
         probe(&path).unwrap();
         drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_goes_with_the_last_of_those_who_have_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.sock");
+        let first = bind(&Listen::Unix(path.clone())).unwrap();
+        let next = first.again().unwrap();
+        drop(first);
+        probe(&path).unwrap();
+        drop(next);
         assert!(!path.exists());
     }
 

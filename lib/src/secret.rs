@@ -66,6 +66,19 @@ pub fn random_id() -> String {
     hex(&bytes)
 }
 
+/// A fresh unguessable number, any of 64 bits.
+pub fn random_u64() -> u64 {
+    let mut bytes = [0; 8];
+    rand::fill(&mut bytes).expect("the system's random source cannot fail once seeded");
+    u64::from_ne_bytes(bytes)
+}
+
+/// A fresh random fraction, 0 and 1 included: what spreads pauses over their length, so that what failed together is not
+/// tried again together.
+pub fn random_fraction() -> f64 {
+    random_u64() as f64 / u64::MAX as f64
+}
+
 /// SHA-256 as 64 hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())
@@ -124,10 +137,15 @@ mod tests {
     }
 
     #[test]
-    fn digests_match_the_published_vector_and_ids_differ() {
+    fn digests_match_the_published_vector_and_what_is_random_differs() {
         assert_eq!(sha256_hex(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         let (one, two) = (random_id(), random_id());
         assert_ne!(one, two);
         assert!(one.len() == 32 && one.bytes().all(|b| b.is_ascii_hexdigit()));
+        assert_ne!(random_u64(), random_u64());
+        let fractions: Vec<f64> = (0..100).map(|_| random_fraction()).collect();
+        assert!(fractions.iter().all(|fraction| (0.0..=1.0).contains(fraction)), "{fractions:?}");
+        // Less than one in 10^30 to see neither half.
+        assert!(fractions.iter().any(|it| *it < 0.5) && fractions.iter().any(|it| *it > 0.5));
     }
 }

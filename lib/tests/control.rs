@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
-use mcp_daemon::control::{self, Controlled, ask};
+use http::{Method, StatusCode, Uri};
+use mcp_daemon::control::{self, Acting, Controlled, ask, at_once};
 use mcp_daemon::life::Life;
 use serde_json::{Value, json};
 
@@ -31,8 +31,8 @@ impl Controlled for Fake {
         Box::pin(async { Err("x.toml:3: grase: unknown field".to_owned()) })
     }
 
-    fn other(&self, method: &Method, path: &str) -> Option<(StatusCode, Value)> {
-        (method == Method::GET && path == "/sessions").then(|| (StatusCode::OK, json!([])))
+    fn act(&self, method: &Method, uri: &Uri) -> Option<Acting<'_>> {
+        (method == Method::GET && uri.path() == "/sessions").then(|| at_once(StatusCode::OK, json!([])))
     }
 }
 

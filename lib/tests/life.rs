@@ -43,6 +43,21 @@ async fn finish_aborts_what_outlasts_the_grace_and_counts_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_lives_can_end_by_one_deadline_and_what_outlasts_it_is_aborted_in_each() {
+    let lives: Vec<Life> = (0..3).map(|_| Life::new(GRACE)).collect();
+    let stuck: Vec<_> = lives.iter().map(|life| life.spawn(std::future::pending::<()>())).collect();
+    let began = tokio::time::Instant::now();
+    let deadline = began + GRACE / 2;
+    for life in &lives {
+        assert_eq!(life.finish_by(deadline).await, 1);
+    }
+    assert!(began.elapsed() >= GRACE / 2 && began.elapsed() < GRACE, "{:?}", began.elapsed());
+    for task in stuck {
+        assert!(task.await.unwrap_err().is_cancelled());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_that_panics_does_not_hold_up_the_end() {
     let life = Life::new(GRACE);
     let task = life.spawn(async { panic!("expected by this test") });

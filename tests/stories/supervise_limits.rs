@@ -92,16 +92,21 @@ async fn one_that_uses_too_much_before_it_is_ready_is_replaced_at_once() {
 
 #[tokio::test]
 async fn one_that_always_uses_too_much_before_it_is_ready_fails() {
-    let settings =
-        "limits.memory_hard = '100MiB'\nbackoff.starts = 2\nbackoff.retry = '1h'\nbackoff.stable = '1h'";
-    let arguments = ["--eat", "200000000", "--never-listen"];
-    let mut supervise = Supervise::start(BINARY, |ground| ground.instance("one", settings, &arguments)).await;
-    supervise.ask("one", "wake").await;
-    let failed = supervise.until_state("one", "failed").await;
-    assert!(failed["cause"].as_str().unwrap().contains("memory_hard is 100MiB"), "{failed}");
-    // Once for nothing, then a failure each time.
-    assert_eq!((&failed["starts"], &failed["failures"]), (&json!(3), &json!(2)));
-    supervise.stop_clean().await;
+    // However long it takes until it uses so much.
+    for stable in ["1h", "1ms"] {
+        let settings = format!(
+            "limits.memory_hard = '100MiB'\nbackoff.starts = 2\nbackoff.retry = '1h'\nbackoff.stable = '{stable}'"
+        );
+        let arguments = ["--eat", "200000000", "--never-listen"];
+        let mut supervise =
+            Supervise::start(BINARY, |ground| ground.instance("one", &settings, &arguments)).await;
+        supervise.ask("one", "wake").await;
+        let failed = supervise.until_state("one", "failed").await;
+        assert!(failed["cause"].as_str().unwrap().contains("memory_hard is 100MiB"), "{failed}");
+        // Once for nothing, then a failure each time.
+        assert_eq!((&failed["starts"], &failed["failures"]), (&json!(3), &json!(2)));
+        supervise.stop_clean().await;
+    }
 }
 
 #[tokio::test]

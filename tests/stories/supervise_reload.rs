@@ -10,6 +10,7 @@ use std::{fs, os::unix::fs::symlink};
 
 use serde_json::{Value, json};
 use support::{Ground, Supervise};
+use tokio::net::UnixStream;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_serena-supervise");
 
@@ -62,6 +63,62 @@ async fn a_renamed_instance_gets_its_home_and_its_socket_when_the_old_one_is_gon
         refused.status.code() == Some(69) && said.contains(&format!("process {}", supervise.pid())),
         "{said}"
     );
+    supervise.stop_clean().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_goes_hands_its_socket_on_before_anybody_can_take_it() {
+    let named = |name: &'static str| {
+        move |ground: &Ground| {
+            let (path, socket) = (ground.path().display(), ground.socket("one"));
+            // In the moment between two owners somebody would have the name of the socket for a file.
+            let script =
+                format!("until [ -e {path}/go ]; do sleep 0.01; done; : > {} || true", socket.display());
+            let settings =
+                format!("home = '{path}/home'\nhooks.after_stop = {{ command = ['sh', '-c', '{script}'] }}");
+            ground.instance("one", &settings, &[]).replace("[instance.one]", &format!("[instance.{name}]"))
+        }
+    };
+    let mut supervise = Supervise::start(BINARY, named("one")).await;
+    assert_eq!(count(&supervise, "one").await, "1");
+    supervise.rewrite(named("two"));
+    let story = async {
+        supervise.until_state("one", "finishing").await;
+        // Of the old one nothing is left, and the new one is not there yet.
+        let early = UnixStream::connect(supervise.socket("one")).await.expect("whoever comes now waits");
+        fs::write(supervise.file("go"), "").unwrap();
+        early
+    };
+    let (said, early) = tokio::join!(reload(&supervise), story);
+    assert!(said.contains("one: removed, two: added"), "{said}");
+    assert_eq!(count(&supervise, "one").await, "1", "a server of its own");
+    supervise.until("two", |two| two["connections"] == 1).await;
+    drop(early);
+    assert_eq!((supervise.journal("one").count("start"), supervise.journal("one").count("overlap")), (2, 0));
+    supervise.stop_clean().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_had_is_found_out_while_everything_still_runs() {
+    let mut supervise = Supervise::start(BINARY, |ground| {
+        symlink(".", ground.path().join("link")).unwrap();
+        ground.instance("one", &format!("home = '{}'", ground.file("home")), &[])
+    })
+    .await;
+    let client = supervise.client("one").await.unwrap();
+    // Two are to have the home of the one that would go; that it is the same one does not show.
+    supervise.rewrite(|ground| {
+        let instance = |name, home| ground.instance(name, &format!("home = '{}'", ground.file(home)), &[]);
+        [instance("three", "home"), instance("two", "link/home")].concat()
+    });
+    let (status, said) = supervise.control("POST", "/reload").await;
+    assert_eq!(status, 422, "{said}");
+    let error = said["error"].as_str().unwrap();
+    assert!(error.contains("instance two") && error.contains("home.supervise.lock: in use by"), "{said}");
+    assert_eq!(client.call_text("count", json!({})).await.unwrap(), "1", "in the session of before");
+    assert_eq!(supervise.instances().await.len(), 1);
+    assert!(!supervise.socket("two").exists() && !supervise.socket("three").exists());
+    drop(client);
     supervise.stop_clean().await;
 }
 

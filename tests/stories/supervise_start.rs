@@ -233,6 +233,31 @@ async fn a_server_that_always_finds_its_port_taken_fails_like_any_other() {
 }
 
 #[tokio::test]
+async fn a_port_that_its_own_child_has_is_not_taken() {
+    let mut supervise = Supervise::start(BINARY, |ground| {
+        let server = ground.command("one", &[]).join(" ");
+        // It exits as a Serena whose port is taken, and leaves a server there.
+        let script = format!(
+            "{server} & until grep -q listening {} 2>/dev/null; do sleep 0.01; done; exit 3",
+            ground.file("one.log")
+        );
+        let settings = format!(
+            "command = ['sh', '-c', '{script}']\nsocket = 'unix:{}'\nbackoff.starts = 1\nbackoff.retry = '1h'\nprobe = 'fd'\n\
+             env = {{ READY = '{{fd}}' }}",
+            ground.socket("one").display()
+        );
+        ground.table("instance.one", &settings)
+    })
+    .await;
+    supervise.ask("one", "wake").await;
+    let failed = supervise.until_state("one", "failed").await;
+    assert_eq!((&failed["starts"], &failed["failures"]), (&json!(1), &json!(1)), "{failed}");
+    assert!(failed["cause"].as_str().unwrap().contains("exit code 3"), "{failed}");
+    supervise.until_nothing_lives().await;
+    supervise.stop_clean().await;
+}
+
+#[tokio::test]
 async fn a_fixed_port_that_is_taken_is_named_and_used_once_it_is_free() {
     let rival = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = rival.local_addr().unwrap().port();

@@ -161,6 +161,26 @@ async fn a_home_that_is_gone_comes_back_with_the_next_up() {
 }
 
 #[tokio::test]
+async fn without_snapshots_it_serves_as_well_and_says_so() {
+    let around = surroundings();
+    // Where the store would be.
+    fs::write(around.path().join("state/serena-snapshotd"), "").unwrap();
+    let mut up = Up::start(&around, ANYWHERE);
+    let url = up.url().await;
+    up.welcome().await;
+    let line = up.said.lines().find(|line| line.contains("snapshot")).unwrap_or_default();
+    assert!(
+        line.starts_with("What Serena keeps is NOT snapshotted: serena-snapshotd has failed: "),
+        "{line}"
+    );
+    let client = Client::connect(&url).await.unwrap();
+    assert_eq!(client.call_text("count", json!({})).await.unwrap(), "1");
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.end().await, 0);
+    assert_eq!(around.living(), Vec::<i32>::new());
+}
+
+#[tokio::test]
 async fn the_same_project_again_is_told_where_it_is_served() {
     let around = surroundings();
     let mut first = Up::start(&around, ANYWHERE);

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::{Method, StatusCode};
-use mcp_daemon::control::Controlled;
+use http::{Method, StatusCode, Uri};
+use mcp_daemon::control::{Acting, Controlled, at_once};
 use mcp_daemon::exit::chain;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -67,7 +67,14 @@ impl Controlled for Ops {
         })
     }
 
-    fn other(&self, method: &Method, path: &str) -> Option<(StatusCode, Value)> {
+    fn act(&self, method: &Method, uri: &Uri) -> Option<Acting<'_>> {
+        let (status, value) = self.answer(method, uri.path())?;
+        Some(at_once(status, value))
+    }
+}
+
+impl Ops {
+    fn answer(&self, method: &Method, path: &str) -> Option<(StatusCode, Value)> {
         if path == "/sessions" && method == Method::GET {
             return Some((StatusCode::OK, self.sessions()));
         }
@@ -90,9 +97,7 @@ impl Controlled for Ops {
             ),
         })
     }
-}
 
-impl Ops {
     fn sessions(&self) -> Value {
         let mut rows: Vec<Value> = self
             .engine

@@ -31,10 +31,9 @@ impl StreamId {
         use std::sync::LazyLock;
         use std::sync::atomic::{AtomicU64, Ordering};
         // A random start, so that an id from before a restart is not mistaken for one of ours.
-        static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| {
-            let random = mcp_daemon::secret::random_id();
-            AtomicU64::new(u64::from_str_radix(&random[..12], 16).unwrap_or(1))
-        });
+        // Of 48 bits, so that counting on from there never overflows.
+        static NEXT: LazyLock<AtomicU64> =
+            LazyLock::new(|| AtomicU64::new(mcp_daemon::secret::random_u64() >> 16));
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 

@@ -123,13 +123,16 @@ fn serve_up(args: Up, more: Vec<String>) -> Done {
             let shown = shown.clone();
             move |instance| shown(Some(instance))
         }),
-        up: Box::new(move || {
+        // Without snapshots Serena serves as well, and it is said.
+        spare: &[up::SNAPSHOTS],
+        up: Box::new(move |fleet| {
             shown(None);
             if let Err(error) = claimed.announce() {
                 log::warn!(error:% = error; "whoever starts this project again will not be told the URL");
             }
+            let complaint = fleet.find(up::SNAPSHOTS).and_then(|snapshots| snapshots.complaint());
             // A closed stdout is no reason not to serve.
-            let _ = std::io::stdout().write_all(plan.welcome(address).as_bytes());
+            let _ = std::io::stdout().write_all(plan.welcome(address, complaint.as_deref()).as_bytes());
         }),
     };
     // Of the instances' names all of them would take the same.

@@ -66,8 +66,8 @@ pub fn examine(
             }
         }
         let lock = lock_path(runtime, &name, &settings);
-        match Lock::take(&lock) {
-            Ok(_free) => {
+        match Lock::is_free(&lock) {
+            Ok(()) => {
                 // Nobody owns it now: whatever still runs in its name was left behind.
                 let left = tree::left_by(&lock.display().to_string());
                 if left.is_empty() {

@@ -1,23 +1,26 @@
 //! All instances of one supervisor: each behind its lock, with what a dead predecessor left cleared away before its
-//! socket is bound; started and stopped in the order in which they need each other. Other settings are put in force in
-//! `reload`.
+//! socket is bound (`claim`); started and stopped in the order in which they need each other. Other settings are put in
+//! force in `reload`.
 
+mod claim;
 mod reload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use mcp_daemon::addr::{Listen, Route};
-use mcp_daemon::files::{Lock, LockError};
+use mcp_daemon::addr::Route;
+use mcp_daemon::files::LockError;
 use mcp_daemon::life::Life;
-use mcp_daemon::serve::{BindError, BindOptions, Listener};
-use mcp_daemon::tree::{self, Swept};
+use mcp_daemon::serve::{BindError, Listener};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
+pub use self::claim::lock_path;
+use self::claim::{Claim, Going};
 use crate::config::{Config, ConfigProblem, Hold, Settings};
 use crate::instance::state::{Event, Phase, Rest};
 use crate::instance::{Door, Fresh, Instance, Roots, actor};
@@ -97,8 +100,7 @@ struct Member {
     /// Ends the accepting, and waits for the copying.
     doors: Life,
     actor: Option<JoinHandle<()>>,
-    /// With the name by which what it leaves is found.
-    lock: Option<(Lock, String)>,
+    claim: Claim,
 }
 
 impl Fleet {
@@ -120,15 +122,9 @@ impl Fleet {
             inherited: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
         });
-        let mut locked = Vec::new();
-        for (name, settings) in config.instances()? {
-            let (lock, owner) = fleet.lock(&name, &settings)?;
-            locked.push((name, settings, lock, owner));
-        }
-        sweep(locked.iter().map(|(_, _, _, owner)| owner.clone()).collect()).await;
-        for (name, settings, lock, owner) in locked {
-            let listeners = fleet.bind(&name, settings.socket.as_ref())?;
-            let member = fleet.make(&config, &name, settings, (lock, owner), listeners);
+        let instances = config.instances()?;
+        for (name, settings, claim) in fleet.claim(instances, Going::default()).await? {
+            let member = fleet.make(&config, &name, settings, claim);
             fleet.members().insert(name, member);
         }
         Ok(fleet)
@@ -148,51 +144,12 @@ impl Fleet {
         self.members().values().map(|member| member.instance.clone()).collect()
     }
 
-    /// Where an instance's lock is, in a directory that exists: before it does, a link on the way there goes unnoticed.
-    fn lock_path(&self, name: &Route, settings: &Settings) -> Result<PathBuf, FleetError> {
-        if let Some(home) = &settings.home {
-            make_parent(name, home)?;
-        }
-        Ok(lock_path(&self.runtime, name, settings))
-    }
-
-    /// An instance's lock, and by which name what a dead predecessor left is found.
-    fn lock(&self, name: &Route, settings: &Settings) -> Result<(Lock, String), FleetError> {
-        let path = self.lock_path(name, settings)?;
-        let lock = Lock::take(&path).map_err(|source| FleetError::Lock { name: name.clone(), source })?;
-        Ok((lock, owner(&path)))
-    }
-
-    fn bind(&self, name: &Route, socket: Option<&Listen>) -> Result<Vec<Listener>, FleetError> {
-        let Some(socket) = socket else { return Ok(Vec::new()) };
-        if let Listen::Unix(path) = socket {
-            make_parent(name, path)?;
-        }
-        let failed = |source| FleetError::Bind { name: name.clone(), source };
-        let Listen::Inherited(passed) = socket else {
-            return Listener::bind(socket, BindOptions::default()).map_err(failed);
-        };
-        let mut inherited = self.inherited.lock().expect("no panic while locked");
-        if !inherited.contains_key(passed) {
-            let listeners = Listener::bind(socket, BindOptions::default()).map_err(failed)?;
-            inherited.insert(passed.clone(), listeners);
-        }
-        let again = inherited[passed].iter().map(Listener::again).collect::<Result<_, _>>();
-        again.map_err(|cause| failed(BindError::System { listen: socket.clone(), cause }))
-    }
-
-    fn make(
-        &self,
-        config: &Config,
-        name: &Route,
-        settings: Settings,
-        (lock, owner): (Lock, String),
-        listeners: Vec<Listener>,
-    ) -> Member {
+    fn make(&self, config: &Config, name: &Route, settings: Settings, mut claim: Claim) -> Member {
         let places = (!config.instance.contains_key(name.as_str())).then(|| self.places.clone());
         let quiet = places.as_ref().map_or_else(|| Arc::new(Notify::new()), |places| places.quiet());
+        let listeners = std::mem::take(&mut claim.served);
         let bound = listeners.iter().map(Listener::local).collect();
-        let roots = Roots { owner: owner.clone(), runtime: self.runtime.clone(), bound };
+        let roots = Roots { owner: claim.owner.clone(), runtime: self.runtime.clone(), bound };
         let instance = Instance::new(name.clone(), roots, settings.clone(), fresh(config), quiet);
         if let Some(places) = &places {
             places.enter(&instance);
@@ -204,8 +161,7 @@ impl Fleet {
             doors.spawn(async move { wake::serve(listener, door, &hold, life).await });
         }
         let actor = self.life.spawn(actor::run(instance.clone(), places, self.life.clone()));
-        let lock = Some((lock, owner));
-        Member { instance, settings, hold, doors, actor: Some(actor), lock }
+        Member { instance, settings, hold, doors, actor: Some(actor), claim }
     }
 
     /// Starts what starts with the supervisor, each after those it needs.
@@ -220,14 +176,9 @@ impl Fleet {
     fn boot_one(self: &Arc<Self>, instance: Arc<Instance>) {
         let fleet = self.clone();
         self.life.spawn(async move {
-            for needed in &instance.settings().after {
-                if let Some(needed) = fleet.find(needed).filter(|needed| needed.settings().starts_at_boot()) {
-                    tokio::select! {
-                        // What has failed for good does not keep others from serving.
-                        () = needed.until_state(|state| state.serves() || state.phase() == Phase::Failed) => {}
-                        () = fleet.life.draining() => return,
-                    }
-                }
+            tokio::select! {
+                () = fleet.until_needed_serve(&instance) => {}
+                () = fleet.life.draining() => return,
             }
             // Whoever was stopped meanwhile, or is gone, was not told to start.
             if instance.state().rest() != Some(Rest::Asked) {
@@ -236,20 +187,44 @@ impl Fleet {
         });
     }
 
+    /// Waits for all that the instance needs, as far as they start with the supervisor: each until it serves for the first
+    /// time, or until it is clear that it will not.
+    async fn until_needed_serve(&self, instance: &Instance) {
+        let mut waited: Vec<Arc<Instance>> = Vec::new();
+        loop {
+            // A reload may put another one in the place of one that goes: it is looked for anew, and not half-way.
+            drop(self.reloading.lock().await);
+            let after = &instance.settings().after;
+            let mut needed = after.iter().filter_map(|name| self.find(name));
+            let next = needed.find(|one| {
+                one.settings().starts_at_boot() && !waited.iter().any(|known| Arc::ptr_eq(known, one))
+            });
+            let Some(next) = next else { return };
+            next.until_state(|state| {
+                // What has failed for good, or is not to run, does not keep others from serving.
+                state.serves() || state.phase() == Phase::Failed || state.rest() == Some(Rest::Asked)
+            })
+            .await;
+            waited.push(next);
+        }
+    }
+
     /// Why not everything is as it should be: what starts with the supervisor is not up, or something failed.
     pub fn complaints(&self) -> Vec<String> {
         self.all().iter().filter_map(|instance| instance.complaint()).collect()
     }
 
-    /// Waits until everything that starts with the supervisor is up; `progress` hears, at every change and every
-    /// second, what is waited for.
-    pub async fn until_up(&self, progress: impl Fn(&Instance)) {
+    /// Waits until everything that starts with the supervisor is up, but for those of `spare` that have failed too often;
+    /// `progress` hears, at every change and every second, what is waited for.
+    pub async fn until_up(&self, spare: &[&str], progress: impl Fn(&Instance)) {
+        let is_spared =
+            |one: &Instance| one.state().phase() == Phase::Failed && spare.contains(&one.name.as_str());
         loop {
             let mut missing: Vec<Arc<Instance>> = self
                 .all()
                 .into_iter()
                 .filter(|one| one.settings().starts_at_boot() && !one.state().serves())
-                .filter(|one| one.state().rest() != Some(Rest::Asked))
+                .filter(|one| one.state().rest() != Some(Rest::Asked) && !is_spared(one))
                 .collect();
             // Those first that others wait for.
             missing.sort_by_key(|instance| instance.settings().after.len());
@@ -266,29 +241,39 @@ impl Fleet {
     pub async fn stop(&self) {
         // A reload that goes on is waited for, and a later one is refused.
         let _last = self.reloading.lock().await;
-        loop {
-            let needed: BTreeSet<String> =
-                self.members().values().flat_map(|member| member.settings.after.iter().cloned()).collect();
-            let all: Vec<Route> = self.members().keys().cloned().collect();
-            let free: Vec<Route> =
-                all.iter().filter(|name| !needed.contains(name.as_str())).cloned().collect();
-            // Who needs each other in a circle stops together.
-            let layer = if free.is_empty() { all } else { free };
+        let all = self.members().keys().cloned().collect();
+        self.end(all).await;
+    }
+
+    /// Stops these, what needs others of them first; returns when no process of theirs is left and no connection. Until then
+    /// they are listed.
+    async fn end(&self, names: BTreeSet<Route>) {
+        let mut left = names;
+        while !left.is_empty() {
+            let needed: BTreeSet<String> = {
+                let members = self.members();
+                let needs = left.iter().filter_map(|name| members.get(name));
+                needs.flat_map(|member| member.settings.after.iter().cloned()).collect()
+            };
+            let (mut layer, mut rest): (BTreeSet<Route>, BTreeSet<Route>) =
+                left.into_iter().partition(|name| !needed.contains(name.as_str()));
             if layer.is_empty() {
-                return;
+                // Who needs each other in a circle stops together.
+                std::mem::swap(&mut layer, &mut rest);
             }
-            let _free_now = self.end(&layer).await;
+            self.end_at_once(&layer).await;
+            left = rest;
         }
     }
 
-    /// Stops these, at once; returns when no process of theirs is left and no connection. Until then they are listed. The
-    /// lock of the last one, for whoever takes its place.
-    async fn end(&self, names: &[Route]) -> Option<(Lock, String)> {
+    async fn end_at_once(&self, names: &BTreeSet<Route>) {
         let mut actors = Vec::new();
         {
             let mut members = self.members();
             for name in names {
                 let Some(member) = members.get_mut(name) else { continue };
+                // Nobody must find a file behind which nothing listens.
+                member.claim.close();
                 member.doors.drain();
                 member.instance.leave();
                 actors.extend(member.actor.take().map(|actor| (name.clone(), actor)));
@@ -299,13 +284,11 @@ impl Fleet {
                 log::error!(instance = name.as_str(), error:% = error; "an actor did not end by itself");
             }
         }
-        let mut lock = None;
+        let deadline = Instant::now() + LAST_BYTES;
         for name in names {
             let Some(member) = self.members().remove(name) else { continue };
-            let _ = tokio::time::timeout(LAST_BYTES, member.doors.finish()).await;
-            lock = member.lock;
+            member.doors.finish_by(deadline).await;
         }
-        lock
     }
 
     /// What the only instance's main process ended with, as a shell would say it; a stop on request is 0.
@@ -320,54 +303,9 @@ impl Fleet {
     }
 }
 
-/// The lock of an instance: beside its home, never in it, because a restored home is swapped in whole.
-pub fn lock_path(runtime: &Path, name: &Route, settings: &Settings) -> PathBuf {
-    let beside = |home: &Path| {
-        // By whichever way it is named, it is one home.
-        let home = real(home);
-        let mut file = home.file_name()?.to_owned();
-        file.push(".supervise.lock");
-        Some(home.with_file_name(file))
-    };
-    let home = settings.home.as_deref().and_then(beside);
-    home.unwrap_or_else(|| runtime.join(format!("{name}.supervise.lock")))
-}
-
-/// A path as the system spells it; all but its last part must be there.
-pub(crate) fn real(path: &Path) -> PathBuf {
-    let beside = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
-    path.canonicalize().ok().or_else(beside).unwrap_or_else(|| path.to_owned())
-}
-
-/// By which name what is left of the instance with this lock is found.
-fn owner(lock: &Path) -> String {
-    lock.display().to_string()
-}
-
 fn fresh(config: &Config) -> Fresh {
     Fresh {
         generation: config.generation.clone().unwrap_or_default(),
         deadline: config.generation_deadline.duration(),
     }
-}
-
-/// Clears away what dead predecessors left; all at once, because each may be stubborn.
-async fn sweep(owners: Vec<String>) {
-    let Swept { ended, left } = tree::sweep(&owners, SWEEP_GRACE).await;
-    if !ended.is_empty() {
-        log::warn!(pids:? = ended; "a predecessor had left processes, they are gone now");
-    }
-    if !left.is_empty() {
-        // To wait on would keep the others from being served.
-        log::error!(pids:? = left; "a predecessor had left processes that outlive SIGKILL, they may still use its home");
-    }
-}
-
-fn make_parent(name: &Route, path: &Path) -> Result<(), FleetError> {
-    let Some(parent) = path.parent() else { return Ok(()) };
-    std::fs::create_dir_all(parent).map_err(|source| FleetError::Directory {
-        name: name.clone(),
-        path: parent.to_owned(),
-        source,
-    })
 }

@@ -4,8 +4,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::{Method, StatusCode};
-use mcp_daemon::control::Controlled;
+use http::{Method, StatusCode, Uri};
+use mcp_daemon::control::{Acting, Controlled, at_once};
 use mcp_daemon::exit::chain;
 use mcp_daemon::life::Life;
 use mcp_daemon::metrics::{self, Counter, EncodeLabelSet, Family, Gauge, Registry};
@@ -76,7 +76,14 @@ impl Controlled for Ops {
         })
     }
 
-    fn other(&self, method: &Method, path: &str) -> Option<(StatusCode, Value)> {
+    fn act(&self, method: &Method, uri: &Uri) -> Option<Acting<'_>> {
+        let (status, value) = self.answer(method, uri.path())?;
+        Some(at_once(status, value))
+    }
+}
+
+impl Ops {
+    fn answer(&self, method: &Method, path: &str) -> Option<(StatusCode, Value)> {
         let rest = path.strip_prefix("/instances")?;
         let parts: Vec<&str> = rest.split('/').skip(1).collect();
         match (method.as_str(), parts.as_slice()) {
@@ -103,9 +110,7 @@ impl Controlled for Ops {
             _ => None,
         }
     }
-}
 
-impl Ops {
     fn reports(&self) -> Vec<Value> {
         self.fleet.all().iter().map(|instance| instance.report()).collect()
     }

@@ -77,9 +77,8 @@ fn below(outgoing: &str) -> Option<Range<u16>> {
 }
 
 fn any(room: &Range<u16>) -> u16 {
-    let digits = secret::random_id();
-    let number = digits.get(..4).and_then(|digits| u16::from_str_radix(digits, 16).ok()).unwrap_or_default();
-    room.start + number % (room.end - room.start)
+    let room_for = u64::from(room.end - room.start);
+    room.start + u16::try_from(secret::random_u64() % room_for).expect("less than the room")
 }
 
 #[cfg(test)]

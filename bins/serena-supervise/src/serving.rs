@@ -47,8 +47,10 @@ pub struct Serving {
 pub struct Told {
     /// While things start.
     pub progress: Box<dyn Fn(&Instance) + Send + Sync>,
+    /// Instances that are not waited for any more once they have failed too often.
+    pub spare: &'static [&'static str],
     /// Once they are up.
-    pub up: Box<dyn Fn() + Send + Sync>,
+    pub up: Box<dyn Fn(&Fleet) + Send + Sync>,
 }
 
 /// Serves until it is told to stop.
@@ -91,7 +93,7 @@ fn run(serving: Serving) -> Done {
         tokio::select! {
             () = until_up(&fleet, &life, told.as_ref()) => {
                 if let Some(told) = &told {
-                    (told.up)();
+                    (told.up)(&fleet);
                 }
                 life.ready(&format!("{} instances", all.len()), ready_fd);
             }
@@ -118,7 +120,8 @@ fn explain(error: &FleetError) -> Failure {
 /// as nothing has failed.
 async fn until_up(fleet: &Arc<Fleet>, life: &Life, told: Option<&Told>) {
     let mut report = interval(STILL_STARTING);
-    let up = fleet.until_up(|instance| {
+    let spare = told.map_or(&[][..], |told| told.spare);
+    let up = fleet.until_up(spare, |instance| {
         if let Some(told) = told {
             (told.progress)(instance);
         }

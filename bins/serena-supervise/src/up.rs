@@ -16,14 +16,14 @@ use std::path::{Path, PathBuf};
 
 use mcp_daemon::addr::{AddrError, Listen, unix_path};
 use mcp_daemon::config::Span;
-use mcp_daemon::files::{self, LockError};
+use mcp_daemon::files::{self, Lock, LockError, real, snapshots_lock};
 use mcp_daemon::program;
 use mcp_daemon::secret::sha256_hex;
 use mcp_daemon::tree;
 
 pub use self::claim::{Claim, Claimed};
 use crate::config::{Config, Probe, Settings, SleepAfter, Start, Stop};
-use crate::fleet::{lock_path, real};
+use crate::fleet::lock_path;
 
 /// The name of the instance that is Serena.
 pub const SERENA: &str = "serena";
@@ -210,11 +210,12 @@ pub fn plan(wanted: &Wanted, around: &Surroundings) -> Result<Plan, UpError> {
         beside.or_else(|| program::find(name, path))
     };
     let front = daemon(FRONT).ok_or(UpError::NoFront)?;
-    let given = wanted.home.as_ref().map(|home| real(&around.directory.join(home)));
-    let usual = || around.serena_home.clone().or_else(|| Some(around.home.as_ref()?.join(".serena")));
-    let home = given.or_else(usual);
-    let home = home.ok_or(UpError::NoHome)?;
-    let partition = match around.home.as_ref().map(|home| home.join(".serena")) {
+    let given = wanted.home.as_ref().map(|home| around.directory.join(home));
+    let usual = around.home.as_ref().map(|home| home.join(".serena"));
+    let home = given.or_else(|| around.serena_home.clone()).or_else(|| usual.clone());
+    // By whichever way it is named it is one home, with one lock and one partition.
+    let home = real(&home.ok_or(UpError::NoHome)?);
+    let partition = match usual.as_deref().map(real) {
         Some(usual) if usual == home => PARTITION.to_owned(),
         _ => format!("home-{}", &sha256_hex(home.as_os_str().as_encoded_bytes())[..DIGITS]),
     };
@@ -243,12 +244,10 @@ impl Plan {
     /// of this project has left will be ended, so it does not count. Whoever asks has claimed the project.
     pub fn leave_snapshots(&mut self) -> Option<u32> {
         let settings = self.snapshots.as_ref()?.settings(&self.home);
-        let mut lock = self.home.as_os_str().to_owned();
-        lock.push(".snapshotd.lock");
-        let holder = match files::Lock::take(Path::new(&lock)) {
+        let holder = match Lock::is_free(&snapshots_lock(&self.home)) {
             Err(LockError::Held { holder, .. }) => holder,
             // Whatever else is wrong with it, serena-snapshotd says itself.
-            Ok(_) | Err(LockError::System { .. }) => return None,
+            Ok(()) | Err(LockError::System { .. }) => return None,
         };
         let name = SNAPSHOTS.parse().expect("a name is a route");
         let owner = lock_path(&self.runtime, &name, &settings).display().to_string();
@@ -304,10 +303,13 @@ impl Plan {
         Config { instance, ..Config::default() }
     }
 
-    /// What a person needs to connect clients, once it serves.
-    pub fn welcome(&self, address: SocketAddr) -> String {
-        let partition = self.snapshots.as_ref().map(|snapshots| snapshots.partition.as_str());
-        welcome::text(&url(address), &self.front, partition)
+    /// What a person needs to connect clients, once it serves; `complaint` is what is wrong with [`SNAPSHOTS`].
+    pub fn welcome(&self, address: SocketAddr, complaint: Option<&str>) -> String {
+        let snapshots = self.snapshots.as_ref().map(|snapshots| match complaint {
+            Some(complaint) => welcome::Snapshots::None { complaint },
+            None => welcome::Snapshots::Taken { partition: &snapshots.partition },
+        });
+        welcome::text(&url(address), &self.front, snapshots)
     }
 }
 

@@ -122,7 +122,7 @@ pub(super) fn living_members() -> Vec<i32> {
 
 /// Removes the cgroups of this process, for one that ends; whether all are gone.
 pub(super) fn remove_living() -> bool {
-    living().iter().all(|directory| remove(directory).is_ok())
+    remove_all(living().iter())
 }
 
 /// The cgroups that a dead process of this owner left below ours.
@@ -161,9 +161,7 @@ impl Leftovers {
 
     /// Removes those that are empty.
     pub(super) fn remove(&self) {
-        for directory in &self.0 {
-            let _ = remove(directory);
-        }
+        remove_all(&self.0);
     }
 
     /// Removes all of them, once nobody is in them.
@@ -218,16 +216,21 @@ fn members(directory: &Path) -> Vec<i32> {
 
 async fn wait_until_removed(directories: &[PathBuf]) {
     let deadline = Instant::now() + REMOVE_LIMIT;
-    while directories.iter().any(|directory| remove(directory).is_err()) && Instant::now() < deadline {
+    while !remove_all(directories) && Instant::now() < deadline {
         sleep(FIRST_LOOK).await;
     }
 }
 
+/// Removes those that can be removed; whether all are gone.
+fn remove_all<'a>(directories: impl IntoIterator<Item = &'a PathBuf>) -> bool {
+    // One that cannot be removed keeps no other from it.
+    directories.into_iter().filter(|directory| remove(directory).is_err()).count() == 0
+}
+
 /// Removes an empty cgroup with all below it; one that is gone is no error.
 fn remove(directory: &Path) -> io::Result<()> {
-    for child in children(directory) {
-        remove(&child)?;
-    }
+    // Without one of those below it it cannot be removed itself, and the system says so.
+    remove_all(&children(directory));
     match fs::remove_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
@@ -237,6 +240,21 @@ fn remove(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_that_cannot_be_removed_keeps_no_other_from_it() {
+        // Any directory is removed as a cgroup is, if it is empty.
+        let parent = tempfile::tempdir().unwrap();
+        let [busy, free] = ["busy", "free"].map(|name| parent.path().join(name));
+        fs::create_dir_all(busy.join("free below")).unwrap();
+        fs::create_dir_all(free.join("free below")).unwrap();
+        fs::write(busy.join("somebody"), "").unwrap();
+        let all = [busy.clone(), free.clone()];
+        assert!(!remove_all(&all));
+        assert!(!free.exists() && busy.exists() && !busy.join("free below").exists());
+        fs::remove_file(busy.join("somebody")).unwrap();
+        assert!(remove_all(&all) && remove_all(&all), "one that is gone is no error");
+    }
 
     #[test]
     fn our_cgroup_is_found_on_pure_hybrid_and_partly_shown_systems() {

@@ -19,6 +19,7 @@ mod child_log;
 mod client;
 mod client_builder;
 mod connection;
+mod daemon;
 mod dial;
 mod events;
 mod failure;
@@ -53,6 +54,7 @@ pub use bridge::Bridge;
 pub use builder::Builder;
 pub use client::Client;
 pub use client_builder::ClientBuilder;
+pub use daemon::Daemon;
 pub use events::{Event, Events};
 pub use failure::RpcFailure;
 pub use fake::{

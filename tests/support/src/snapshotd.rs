@@ -2,29 +2,20 @@
 
 use std::{
     fs::{self, File},
-    os::fd::AsRawFd as _,
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
-    process::{ExitStatus, Output, Stdio},
+    process::{Output, Stdio},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Method, Request};
-use nix::{
-    fcntl::{FcntlArg, FdFlag, fcntl},
-    sys::signal::{Signal, kill},
-    unistd::{Pid, pipe},
-};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
-    io::AsyncReadExt as _,
-    net::unix::pipe::Receiver,
-    process::{Child, Command},
+    process::Command,
     time::{sleep, timeout},
 };
 
-use crate::{child_log::ChildLog, client::Client};
+use crate::daemon::Daemon;
 
 /// How long a command, a start and a stop may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -65,15 +56,14 @@ const INHERITED: [&str; 29] = [
     "XDG_STATE_HOME",
 ];
 
-/// A `serena-snapshotd` and its home; dropped, it is killed, and its log printed if the test is failing. Unless flags or
-/// variables say otherwise, its store is the directory `store`, and its partition `laptop`.
+/// A `serena-snapshotd` and its home; what every daemon can is in [`Daemon`]. Unless flags or variables say otherwise, its
+/// store is the directory `store`, and its partition `laptop`.
 #[derive(Debug)]
 pub struct Snapshotd {
     binary: PathBuf,
     env: Vec<(String, String)>,
     flags: Vec<String>,
-    log: ChildLog,
-    child: Option<Child>,
+    daemon: Daemon,
     directory: TempDir,
 }
 
@@ -82,12 +72,12 @@ impl Snapshotd {
     pub fn new(binary: &str) -> Snapshotd {
         let directory = tempfile::Builder::new().prefix("sn-").tempdir().expect("a temporary directory");
         fs::create_dir(directory.path().join("run")).expect("a new directory is writable");
+        let control = directory.path().join("run/serena-snapshotd/control.sock");
         let mut new = Snapshotd {
             binary: binary.into(),
             env: Vec::new(),
             flags: Vec::new(),
-            log: ChildLog::default(),
-            child: None,
+            daemon: Daemon::new("serena-snapshotd", control, PATIENCE),
             directory,
         };
         let store = format!("file://{}", new.store().display());
@@ -193,60 +183,18 @@ impl Snapshotd {
     /// Starts the daemon with these flags besides, and waits until it says that it is ready.
     pub async fn start(&mut self, args: &[&str]) {
         let pipe = self.launch(args).await;
-        self.ready(pipe, args).await;
+        self.daemon.ready(pipe).await;
     }
 
     /// The same without waiting: for one that does not become ready.
     pub async fn launch(&mut self, args: &[&str]) -> File {
-        assert!(self.child.is_none(), "it runs already");
-        let (ours, theirs) = pipe().expect("a pipe");
-        fcntl(&ours, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a fresh descriptor");
         let mut command = self.bare();
-        command.args(["run", "--ready-fd", &theirs.as_raw_fd().to_string()]).args(args).args(&self.flags);
-        command.stdout(Stdio::inherit()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.binary.display()));
-        drop(theirs);
-        self.log.follow(child.stderr.take().expect("stderr is piped"));
-        self.child = Some(child);
-        File::from(ours)
-    }
-
-    async fn ready(&mut self, pipe: File, args: &[&str]) {
-        let mut pipe = Receiver::from_file(pipe).expect("a pipe of ours");
-        let mut byte = [0];
-        let child = self.child.as_mut().expect("just started");
-        let outcome = timeout(PATIENCE, async {
-            tokio::select! {
-                read = pipe.read_exact(&mut byte) => read.map(|_| None),
-                ended = child.wait() => ended.map(Some),
-            }
+        let flags = &self.flags;
+        let launched = self.daemon.launch(|ready_fd| {
+            command.args(["run", "--ready-fd", ready_fd]).args(args).args(flags);
+            command
         });
-        let outcome = outcome.await;
-        if !matches!(outcome, Ok(Ok(None))) {
-            self.log.end().await;
-            panic!("serena-snapshotd run {args:?} did not start: {outcome:?}");
-        }
-    }
-
-    /// Where the daemon is asked.
-    pub fn control_socket(&self) -> PathBuf {
-        self.path().join("run/serena-snapshotd/control.sock")
-    }
-
-    /// Asks the control socket: status, and the body as JSON (a string if it is none).
-    pub async fn control(&self, method: &str, path: &str) -> (u16, Value) {
-        let url = format!("unix:{}:/", self.control_socket().display());
-        let mut request = Request::new(Bytes::new());
-        *request.method_mut() = method.parse::<Method>().expect("a method");
-        // With an authority the client takes the path as it is.
-        *request.uri_mut() = format!("http://control{path}").parse().expect("a path");
-        let client = Client::builder(&url).lenient().unconnected();
-        let asked = timeout(PATIENCE, client.raw(request)).await;
-        let asked = asked.unwrap_or_else(|_| panic!("{method} {path}: no answer within {PATIENCE:?}"));
-        let response = asked.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
-        let (head, body) = response.into_parts();
-        let text = String::from_utf8_lossy(&body);
-        (head.status.as_u16(), serde_json::from_str(&text).unwrap_or_else(|_| text.as_ref().into()))
+        launched.await
     }
 
     /// What `GET /status` says.
@@ -273,47 +221,6 @@ impl Snapshotd {
         last
     }
 
-    /// The process id of the daemon while it runs.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().and_then(Child::id).expect("it runs")
-    }
-
-    /// Sends a signal to it.
-    pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid() as i32), signal).expect("our own child can be signalled");
-    }
-
-    /// SIGKILL; returns when it is gone.
-    pub async fn kill9(&mut self) {
-        let mut child = self.child.take().expect("it runs");
-        child.kill().await.expect("our own child can be killed");
-        self.log.end().await;
-    }
-
-    /// SIGTERM, then waits up to 60 s for its end.
-    pub async fn stop(&mut self) -> ExitStatus {
-        self.signal(Signal::SIGTERM);
-        self.end().await
-    }
-
-    /// Waits up to 60 s until it has ended by itself, or because of a signal.
-    pub async fn end(&mut self) -> ExitStatus {
-        let mut child = self.child.take().expect("it runs");
-        let ended = timeout(PATIENCE, child.wait()).await.expect("serena-snapshotd ends within 60 s");
-        self.log.end().await;
-        ended.expect("our own child can be waited for")
-    }
-
-    /// The last 2,000 lines of its stderr, over all its lives.
-    pub fn log(&self) -> Vec<String> {
-        self.log.lines()
-    }
-
-    /// Waits until a line of stderr contains `text`, and returns it; fails the test after 60 s.
-    pub async fn until_logged(&self, text: &str) -> String {
-        self.log.until(text).await
-    }
-
     /// The command with nothing but its surroundings: without the flags of all.
     pub fn bare(&self) -> Command {
         let mut command = Command::new(&self.binary);
@@ -330,10 +237,16 @@ impl Snapshotd {
     }
 }
 
-impl Drop for Snapshotd {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- serena-snapshotd said:\n{}\n---", self.log().join("\n"));
-        }
+impl Deref for Snapshotd {
+    type Target = Daemon;
+
+    fn deref(&self) -> &Daemon {
+        &self.daemon
+    }
+}
+
+impl DerefMut for Snapshotd {
+    fn deref_mut(&mut self) -> &mut Daemon {
+        &mut self.daemon
     }
 }

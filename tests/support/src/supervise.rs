@@ -2,30 +2,21 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, File},
+    fs,
     ops::Deref,
-    os::fd::AsRawFd as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Output, Stdio},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Method, Request};
-use nix::{
-    fcntl::{FcntlArg, FdFlag, fcntl},
-    sys::signal::{Signal, kill},
-    unistd::{Pid, pipe},
-};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::{
-    io::AsyncReadExt as _,
-    net::unix::pipe::Receiver,
-    process::{Child, Command},
+    process::Command,
     time::{sleep, timeout},
 };
 
-use crate::{child_log::ChildLog, client::Client, failure::RpcFailure, ground::Ground};
+use crate::{client::Client, daemon::Daemon, failure::RpcFailure, ground::Ground};
 
 /// How long a start, a stop and a fact may take.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -50,8 +41,7 @@ pub struct Supervise {
     binary: PathBuf,
     args: Vec<String>,
     env: Vec<(String, String)>,
-    log: ChildLog,
-    child: Option<Child>,
+    daemon: Daemon,
     ground: Ground,
 }
 
@@ -101,30 +91,28 @@ impl Supervise {
 
     /// One that does not run yet: for [`Supervise::command`].
     pub fn prepared(binary: &str, env: &[(&str, &str)]) -> Supervise {
+        let ground = Ground::new();
+        let control = ground.path().join("run/serena-supervise/control.sock");
         Supervise {
             under: Vec::new(),
             binary: binary.into(),
             args: Vec::new(),
             env: env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
-            log: ChildLog::default(),
-            child: None,
-            ground: Ground::new(),
+            daemon: Daemon::new("serena-supervise", control, PATIENCE),
+            ground,
         }
     }
 
     /// Starts it again after [`Supervise::kill9`] or [`Supervise::stop`], with the same settings.
     pub async fn start_again(&mut self) {
-        assert!(self.child.is_none(), "start_again() on a serena-supervise that runs");
-        let (ours, theirs) = pipe().expect("a pipe");
-        fcntl(&ours, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a fresh descriptor");
         let mut command = self.bare();
-        command.args(["run", "--ready-fd", &theirs.as_raw_fd().to_string()]).args(&self.args);
-        command.stdout(Stdio::inherit()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.binary.display()));
-        drop(theirs);
-        self.log.follow(child.stderr.take().expect("stderr is piped"));
-        self.child = Some(child);
-        self.ready(File::from(ours)).await;
+        let args = &self.args;
+        let launched = self.daemon.launch(|ready_fd| {
+            command.args(["run", "--ready-fd", ready_fd]).args(args);
+            command
+        });
+        let pipe = launched.await;
+        self.daemon.ready(pipe).await;
     }
 
     /// Runs another of its commands in the same surroundings, such as `status --json`; fails the test after 40 s.
@@ -143,26 +131,14 @@ impl Supervise {
         fs::rename(partial, self.settings_file()).expect("our own directory is writable");
     }
 
-    /// Asks the control socket: status, and the body as JSON (a string if it is none).
+    /// See [`Daemon::control`].
     pub async fn control(&self, method: &str, path: &str) -> (u16, Value) {
-        let url = format!("unix:{}:/", self.control_socket().display());
-        let mut request = Request::new(Bytes::new());
-        *request.method_mut() = method.parse::<Method>().expect("a method");
-        // With an authority the client takes the path as it is.
-        *request.uri_mut() = format!("http://control{path}").parse().expect("a path");
-        let client = Client::builder(&url).lenient().unconnected();
-        // One that hangs fails the test while there is time to end it.
-        let asked = timeout(PATIENCE, client.raw(request)).await;
-        let asked = asked.unwrap_or_else(|_| panic!("{method} {path}: no answer within {PATIENCE:?}"));
-        let response = asked.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
-        let (head, body) = response.into_parts();
-        let text = String::from_utf8_lossy(&body);
-        (head.status.as_u16(), serde_json::from_str(&text).unwrap_or_else(|_| text.as_ref().into()))
+        self.daemon.control(method, path).await
     }
 
-    /// Where it is asked.
-    pub fn control_socket(&self) -> PathBuf {
-        self.ground.path().join("run/serena-supervise/control.sock")
+    /// See [`Daemon::control_socket`].
+    pub fn control_socket(&self) -> &Path {
+        self.daemon.control_socket()
     }
 
     /// What `GET /instances` says of all.
@@ -210,7 +186,7 @@ impl Supervise {
 
     /// Waits until no process of the story is left but the supervisor itself.
     pub async fn until_nothing_lives(&self) {
-        let besides = self.child.as_ref().and_then(Child::id);
+        let besides = self.daemon.is_running().then(|| self.pid());
         let held = timeout(PATIENCE, async {
             while !self.ground.living(besides).is_empty() {
                 sleep(GLANCE).await;
@@ -222,7 +198,7 @@ impl Supervise {
 
     /// The processes of the story that are alive, without the supervisor itself.
     pub fn living(&self) -> Vec<i32> {
-        self.ground.living(self.child.as_ref().and_then(Child::id))
+        self.ground.living(self.daemon.is_running().then(|| self.pid()))
     }
 
     /// A client of an instance that has shaken hands with it; real servers repeat the session id, so it is lenient.
@@ -240,24 +216,22 @@ impl Supervise {
         self.ground.path().join("settings.toml")
     }
 
-    /// The process id while it runs.
+    /// See [`Daemon::pid`].
     pub fn pid(&self) -> u32 {
-        self.child.as_ref().and_then(Child::id).expect("it runs")
+        self.daemon.pid()
     }
 
-    /// SIGKILL; returns when it is gone.
+    /// See [`Daemon::kill9`].
     pub async fn kill9(&mut self) {
-        let mut child = self.child.take().expect("it runs");
-        child.kill().await.expect("our own child can be killed");
-        self.log.end().await;
+        self.daemon.kill9().await;
     }
 
-    /// Sends a signal to it.
+    /// See [`Daemon::signal`].
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid() as i32), signal).expect("our own child can be signalled");
+        self.daemon.signal(signal);
     }
 
-    /// SIGTERM, then waits up to 40 s for its end.
+    /// SIGTERM, then [`Supervise::end`].
     pub async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         self.end().await
@@ -273,19 +247,17 @@ impl Supervise {
 
     /// Waits up to 40 s until it has ended by itself, or because of a [`Supervise::signal`].
     pub async fn end(&mut self) -> ExitStatus {
-        let mut child = self.child.take().expect("it runs");
-        let ended = timeout(PATIENCE, child.wait()).await.expect("serena-supervise ends within 40 s");
-        ended.expect("our own child can be waited for")
+        self.daemon.ended().await
     }
 
-    /// The last 2,000 lines of its stderr, over all its lives.
+    /// See [`Daemon::log`].
     pub fn log(&self) -> Vec<String> {
-        self.log.lines()
+        self.daemon.log()
     }
 
-    /// Waits until a line of stderr contains `text`, and returns it; fails the test after 60 s.
+    /// See [`Daemon::until_logged`].
     pub async fn until_logged(&self, text: &str) -> String {
-        self.log.until(text).await
+        self.daemon.until_logged(text).await
     }
 
     /// The command with nothing but its surroundings.
@@ -305,23 +277,6 @@ impl Supervise {
         command.stdin(Stdio::null()).kill_on_drop(true);
         command
     }
-
-    async fn ready(&mut self, pipe: File) {
-        let mut pipe = Receiver::from_file(pipe).expect("a pipe of ours");
-        let mut byte = [0];
-        let child = self.child.as_mut().expect("just started");
-        let outcome = timeout(PATIENCE, async {
-            tokio::select! {
-                read = pipe.read_exact(&mut byte) => read.map(|_| None),
-                ended = child.wait() => ended.map(Some),
-            }
-        });
-        let outcome = outcome.await;
-        if !matches!(outcome, Ok(Ok(None))) {
-            self.log.end().await;
-            panic!("serena-supervise {:?} did not start: {outcome:?}", self.args);
-        }
-    }
 }
 
 impl Deref for Supervise {
@@ -329,13 +284,5 @@ impl Deref for Supervise {
 
     fn deref(&self) -> &Ground {
         &self.ground
-    }
-}
-
-impl Drop for Supervise {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- serena-supervise {:?} said:\n{}\n---", self.args, self.log().join("\n"));
-        }
     }
 }

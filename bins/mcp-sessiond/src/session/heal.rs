@@ -81,7 +81,6 @@ async fn heal(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, fl
                 engine.metrics.healed(flavour, began.elapsed());
                 let outcome = if event == Event::Kept { "kept" } else { "renewed" };
                 log::info!(session = session.key.short(), route = session.upstream.name(), flavour = flavour.as_str(), outcome, attempts, took_ms; "session healed");
-                session.lock().failure = None;
                 engine.apply(session, event, flavour);
                 listen::ensure(engine, session);
                 tell_changed_roots(engine, session).await;
@@ -92,8 +91,9 @@ async fn heal(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, fl
             }
             Err(error) => error,
         };
-        log::debug!(session = session.key.short(), attempts, error:% = error; "attempt to heal failed");
-        session.lock().failure = Some(error.to_string().into());
+        // The first one says what is wrong while calls wait; clients are not told.
+        let level = if attempts == 1 { log::Level::Info } else { log::Level::Debug };
+        log::log!(level, session = session.key.short(), route = session.upstream.name(), attempts, error:% = error; "attempt to heal failed");
         match &error {
             TalkError::OtherVersion(_) => {
                 log::warn!(session = session.key.short(), error:% = error; "session ended, the server does not speak its version any more");

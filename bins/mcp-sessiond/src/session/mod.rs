@@ -125,8 +125,6 @@ pub struct Inner {
     saved: Instant,
     /// Heals that failed, so that a parked request can tell the one it waited for.
     failures: u64,
-    /// Why the last attempt to heal failed, until one succeeds.
-    failure: Option<Arc<str>>,
     /// A client's `roots/list_changed` that came while nobody could take it.
     roots_changed: bool,
     streams: Option<Box<Streams>>,
@@ -170,7 +168,6 @@ impl Session {
             headers: None,
             saved: Instant::now(),
             failures: 0,
-            failure: None,
             roots_changed: false,
             streams: None,
             memory,

@@ -38,9 +38,9 @@ pub async fn park(
         let changed = session.changed.notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
-        let (state, failure) = {
+        let (state, gave_up) = {
             let inner = session.lock();
-            (inner.state, (inner.failures > failures).then(|| inner.failure.clone()).flatten())
+            (inner.state, inner.failures > failures)
         };
         match state {
             State::Live(_) => {
@@ -49,15 +49,14 @@ pub async fn park(
                 }
             }
             State::Dead(_) => return Err(reply::not_found()),
-            State::Dormant(_) => match failure {
-                Some(why) => {
-                    return Err(reply::failed(
-                        &call.id,
-                        &format!("the server cannot be reached: {why}; this call did not run, try again"),
-                    ));
-                }
-                None => engine.apply(session, Event::Wanted, Flavour::Refused),
-            },
+            // Why is in the log, and nothing for a client.
+            State::Dormant(_) if gave_up => {
+                return Err(reply::failed(
+                    &call.id,
+                    "the server cannot be reached; this call did not run, try again",
+                ));
+            }
+            State::Dormant(_) => engine.apply(session, Event::Wanted, Flavour::Refused),
             State::Healing(_) => {}
         }
         tokio::select! {
@@ -65,8 +64,7 @@ pub async fn park(
             () = parked.cancelled.notified() => return Err(reply::failed(&call.id, "cancelled before it was sent")),
             () = tokio::time::sleep_until(leaving.unwrap_or(deadline)) => {
                 let waited = if leaving.is_some() { "mcp-sessiond is stopping" } else { "limits.parked_time is reached" };
-                let why = session.lock().failure.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
-                return Err(reply::failed(&call.id, &format!("the server is still away{why} and {waited}; this call did not run, try again")));
+                return Err(reply::failed(&call.id, &format!("the server is still away and {waited}; this call did not run, try again")));
             }
             // Half of the grace is for the server to come back, the rest for the answer.
             () = engine.life.draining(), if leaving.is_none() => {

@@ -21,13 +21,6 @@ pub(super) fn absolute(key: &str, path: &Path, is_flag: bool) -> Result<PathBuf,
     ))
 }
 
-/// As the system spells it: a home behind a link is the directory, and not the link.
-pub(super) fn real(path: PathBuf) -> PathBuf {
-    // One that is still to be made is spelled as it will be.
-    let beside = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
-    path.canonicalize().ok().or_else(beside).unwrap_or(path)
-}
-
 /// A store within what it stores would grow with every snapshot, and a root within another is stored twice.
 pub(super) fn apart(roots: &[Root], location: &Location, state_dir: &Path) -> Result<(), ConfigProblem> {
     for (at, root) in roots.iter().enumerate() {

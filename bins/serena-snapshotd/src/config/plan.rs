@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use mcp_daemon::addr::Listen;
 use mcp_daemon::config::{Size, Span};
-use mcp_daemon::files;
+use mcp_daemon::files::{self, real};
 use nix::unistd::gethostname;
 use serde_json::{Map, Value, json};
 
 use super::env::{BUCKET, ENABLED, PARTITION};
-use super::paths::{absolute, apart, real};
+use super::paths::{absolute, apart};
 use super::secrets::access_key;
 use super::{Bucket, Config, ConfigProblem, DAEMON, Encryption, Env, Flags, Interval};
 use crate::layout::Partition;
@@ -85,7 +85,7 @@ impl Config {
                 .or(self.partition.as_ref())
                 .or(env.partition.as_ref())
                 .cloned(),
-            home: home.and_then(|home| std::path::absolute(home).ok()).map(real),
+            home: home.and_then(|home| std::path::absolute(home).ok()).map(|home| real(&home)),
             store: flags.store.as_ref().or(self.store.as_ref()).or(env.store.as_ref()).cloned(),
         }
     }
@@ -196,7 +196,7 @@ impl Config {
             &self.exclude,
         )?;
         let own = own.with_cache(self.language_servers);
-        let mut roots = vec![Root { name: HOME.to_owned(), path: real(home), rules: Arc::new(own) }];
+        let mut roots = vec![Root { name: HOME.to_owned(), path: real(&home), rules: Arc::new(own) }];
         for (name, root) in &self.root {
             // A flag of the same name replaces it.
             if flags.root.iter().any(|flag| flag.name == *name) {
@@ -205,12 +205,12 @@ impl Config {
             let key = format!("root.{name}");
             let path = absolute(&format!("{key}.path"), &root.path, false)?;
             let rules = rules(&key, root.profile.unwrap_or(Profile::Project), &root.include, &root.exclude)?;
-            roots.push(Root { name: name.to_string(), path: real(path), rules: Arc::new(rules) });
+            roots.push(Root { name: name.to_string(), path: real(&path), rules: Arc::new(rules) });
         }
         for root in &flags.root {
             let path = absolute("--root", &root.path, true)?;
             let rules = rules("--root", Profile::Project, &[], &[])?;
-            roots.push(Root { name: root.name.to_string(), path: real(path), rules: Arc::new(rules) });
+            roots.push(Root { name: root.name.to_string(), path: real(&path), rules: Arc::new(rules) });
         }
         let mut names: Vec<&str> = roots.iter().map(|root| root.name.as_str()).collect();
         names.sort_unstable();

@@ -2,7 +2,7 @@
 //! a stale home from being published over a newer lineage, so it is written before and after everything that counts.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use mcp_daemon::files::write_atomic;
 use serde::{Deserialize, Serialize};
@@ -127,16 +127,10 @@ fn parse(bytes: &[u8]) -> Result<Marker, String> {
     }
 }
 
-/// A file beside the home: `<home>.<suffix>`.
-pub(super) fn beside(home: &Path, suffix: &str) -> PathBuf {
-    let mut name = home.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
 #[cfg(test)]
 mod tests {
+    use mcp_daemon::files::beside;
+
     use super::*;
     use crate::digest::Digest;
 

@@ -26,10 +26,10 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use mcp_daemon::files::Lock;
+use mcp_daemon::files::{Lock, beside, snapshots_lock};
 
 pub use self::claim::RENEW;
-use self::marker::{MarkerFile, beside};
+use self::marker::MarkerFile;
 use self::reader::Known;
 pub use self::reader::Reader;
 pub use self::said::{
@@ -82,7 +82,7 @@ impl Engine {
     /// nothing.
     pub fn open(settings: Settings, store: Store) -> Result<Engine, EngineError> {
         let home = home(&settings).to_owned();
-        let lock = Lock::take(&beside(&home, "snapshotd.lock"))?;
+        let lock = Lock::take(&snapshots_lock(&home))?;
         if crate::restore::resume(&journal(&home))? {
             log::warn!(home:% = home.display(); "a restore was interrupted, ended it");
         }

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mcp_daemon::addr::{Listen, Route};
-use mcp_daemon::files::Lock;
-use mcp_daemon::serve::Listener;
+use mcp_daemon::addr::Route;
 
-use super::{Fleet, FleetError, fresh, owner, sweep};
+use super::claim::Going;
+use super::{Fleet, FleetError, fresh};
 use crate::config::{Config, Settings};
 
 /// Settings that are read at the start alone, by their keys.
@@ -22,17 +21,17 @@ pub(super) fn fixed(config: &Config) -> Fixed {
     ]
 }
 
-/// What a new instance needs and might not get; `None` is what one that goes has until it is gone.
-struct Reserved {
-    lock: Option<(Lock, String)>,
-    listeners: Option<Vec<Listener>>,
-}
-
-/// What instances that go have until they are gone.
+/// What other settings come to.
 #[derive(Default)]
-struct Going {
-    owners: BTreeSet<String>,
-    sockets: Vec<Listen>,
+struct Change {
+    /// Those that stay, and whether their next start will be another one.
+    kept: Vec<(Route, Settings, bool)>,
+    gone: BTreeSet<Route>,
+    going: Going,
+    /// Those that are new, or moved.
+    new: Vec<(Route, Settings)>,
+    /// What needs a restart.
+    waiting: Vec<String>,
 }
 
 impl Fleet {
@@ -44,38 +43,11 @@ impl Fleet {
         }
         let config = (self.source)()?;
         config.check()?;
-        let mut wanted: BTreeMap<Route, Settings> = config.instances()?.into_iter().collect();
-        let (mut kept, mut gone, mut going) = (Vec::new(), Vec::new(), Going::default());
-        let mut waiting = self.waiting(&config);
-        for (name, member) in &*self.members() {
-            match wanted.get(name) {
-                // Another socket or home is another instance.
-                Some(settings)
-                    if settings.socket == member.settings.socket && settings.home == member.settings.home =>
-                {
-                    if settings.socket.is_some() && settings.hold != member.hold {
-                        waiting.push(format!("{name}.hold"));
-                    }
-                    let but_for_hold = Settings { hold: settings.hold.clone(), ..member.settings.clone() };
-                    kept.push((name.clone(), *settings != but_for_hold));
-                }
-                _ => {
-                    gone.push(name.clone());
-                    going.owners.extend(member.lock.iter().map(|(_, owner)| owner.clone()));
-                    going.sockets.extend(member.settings.socket.clone());
-                }
-            }
-        }
         // All that can fail comes first, while everything still runs as it did.
-        let mut reserved = Vec::new();
-        for (name, settings) in &wanted {
-            if !kept.iter().any(|(one, _)| one == name) {
-                reserved.push((name.clone(), self.reserve(name, settings, &going).await?));
-            }
-        }
+        let Change { kept, gone, going, new, waiting } = self.compare(&config)?;
+        let claimed = self.claim(new, going).await?;
         let mut said = Vec::new();
-        for (name, changed) in kept {
-            let Some(settings) = wanted.remove(&name) else { continue };
+        for (name, settings, changed) in kept {
             if let Some(member) = self.members().get_mut(&name) {
                 member.instance.set(settings.clone(), fresh(&config));
                 member.settings = settings;
@@ -84,24 +56,14 @@ impl Fleet {
                 said.push(format!("{name}: in force at its next start"));
             }
         }
-        // A home is free, and its next owner may start, once nothing of its last one is left.
-        let mut locks = BTreeMap::new();
         for name in &gone {
-            let freed = self.end(std::slice::from_ref(name)).await;
-            locks.extend(freed.map(|(lock, owner)| (owner, lock)));
-            said.push(format!("{name}: {}", if wanted.contains_key(name) { "moved" } else { "removed" }));
+            let moved = claimed.iter().any(|(claimed, ..)| claimed == name);
+            said.push(format!("{name}: {}", if moved { "moved" } else { "removed" }));
         }
-        for (name, Reserved { lock, listeners }) in reserved {
-            let Some(settings) = wanted.remove(&name) else { continue };
-            let lock = match lock {
-                Some(lock) => lock,
-                None => self.inherit(&name, &settings, &mut locks)?,
-            };
-            let listeners = match listeners {
-                Some(listeners) => listeners,
-                None => self.bind(&name, settings.socket.as_ref())?,
-            };
-            let member = self.make(&config, &name, settings, lock, listeners);
+        // The next owner of a home may start once nothing of its last one is left.
+        self.end(gone.clone()).await;
+        for (name, settings, claim) in claimed {
+            let member = self.make(&config, &name, settings, claim);
             let instance = member.instance.clone();
             self.members().insert(name.clone(), member);
             if instance.settings().starts_at_boot() {
@@ -118,45 +80,35 @@ impl Fleet {
         Ok(if all.is_empty() { "nothing has changed".into() } else { all.join("; ") })
     }
 
+    fn compare(&self, config: &Config) -> Result<Change, FleetError> {
+        let mut change = Change { waiting: self.waiting(config), ..Change::default() };
+        let mut wanted: BTreeMap<Route, Settings> = config.instances()?.into_iter().collect();
+        for (name, member) in &*self.members() {
+            let now = &member.settings;
+            match wanted.remove(name) {
+                // Another socket or home is another instance.
+                Some(settings) if settings.socket == now.socket && settings.home == now.home => {
+                    if settings.socket.is_some() && settings.hold != member.hold {
+                        change.waiting.push(format!("{name}.hold"));
+                    }
+                    let but_for_hold = Settings { hold: settings.hold.clone(), ..now.clone() };
+                    let changed = settings != but_for_hold;
+                    change.kept.push((name.clone(), settings, changed));
+                }
+                moved => {
+                    change.gone.insert(name.clone());
+                    change.going.add(name, now, &member.claim)?;
+                    change.new.extend(moved.map(|settings| (name.clone(), settings)));
+                }
+            }
+        }
+        change.new.extend(wanted);
+        Ok(change)
+    }
+
     /// The keys of what this reload cannot put in force.
     fn waiting(&self, config: &Config) -> Vec<String> {
         let both = self.fixed.iter().zip(fixed(config));
         both.filter(|(now, wanted)| **now != *wanted).map(|(now, _)| now.0.to_owned()).collect()
-    }
-
-    /// What a new or moved instance needs, as far as nobody has it who goes.
-    async fn reserve(
-        &self,
-        name: &Route,
-        settings: &Settings,
-        going: &Going,
-    ) -> Result<Reserved, FleetError> {
-        let lock = if going.owners.contains(&owner(&self.lock_path(name, settings)?)) {
-            None
-        } else {
-            let (lock, owner) = self.lock(name, settings)?;
-            sweep(vec![owner.clone()]).await;
-            Some((lock, owner))
-        };
-        let listeners = match &settings.socket {
-            // An inherited one is open as long as we are.
-            Some(socket) if going.sockets.contains(socket) && !matches!(socket, Listen::Inherited(_)) => None,
-            socket => Some(self.bind(name, socket.as_ref())?),
-        };
-        Ok(Reserved { lock, listeners })
-    }
-
-    /// The lock that one which is gone has left.
-    fn inherit(
-        &self,
-        name: &Route,
-        settings: &Settings,
-        locks: &mut BTreeMap<String, Lock>,
-    ) -> Result<(Lock, String), FleetError> {
-        let owner = owner(&self.lock_path(name, settings)?);
-        match locks.remove(&owner) {
-            Some(lock) => Ok((lock, owner)),
-            None => self.lock(name, settings),
-        }
     }
 }

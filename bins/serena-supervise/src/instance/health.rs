@@ -47,7 +47,9 @@ impl Work {
                     }
                 }
                 () = &mut stable, if may_fail => {
-                    self.kept().failures.forget();
+                    let mut kept = self.kept();
+                    kept.failures.forget();
+                    kept.renewed = false;
                     may_fail = false;
                 }
                 _ = language_server.tick(), if settings.language_server => {
@@ -98,13 +100,9 @@ impl Work {
         if !excess.at_once && !idle {
             return None;
         }
-        // One that needs more than it may again and again would be renewed for ever.
-        let stable = settings.backoff.stable.duration();
-        if excess.at_once {
-            let before = self.kept().renewed.replace(Instant::now());
-            if before.is_some_and(|before| before.elapsed() < stable) {
-                return Some(self.failed(excess.text, Event::Broke));
-            }
+        // One that needs more than it may again and again, and never served for long, would be renewed for ever.
+        if excess.at_once && std::mem::replace(&mut self.kept().renewed, true) {
+            return Some(self.failed(excess.text, Event::Broke));
         }
         log::warn!(instance = self.name(), excess = excess.text; "over its limits, gets a fresh process");
         self.instance.update(|board| board.cause = Some(excess.text));

@@ -46,8 +46,8 @@ pub(super) struct Kept {
     begun_with: Option<Arc<Settings>>,
     pub(super) failures: Failures,
     pub(super) ports_tried: u32,
-    /// When a limit made a fresh process necessary at once.
-    pub(super) renewed: Option<Instant>,
+    /// Whether a limit made a fresh process necessary at once, and none has been ready for long enough since.
+    pub(super) renewed: bool,
     /// Whether the last failure was this machine's, which is out of something.
     pub(super) blameless: bool,
 }
@@ -199,7 +199,8 @@ impl Work {
         if std::mem::take(&mut self.kept().blameless) {
             return self.wait(MACHINE_PAUSE).await;
         }
-        let verdict = self.kept().failures.count(&settings.backoff, Instant::now(), chance());
+        let verdict =
+            self.kept().failures.count(&settings.backoff, Instant::now(), secret::random_fraction());
         match verdict {
             Verdict::TooMany => Event::TooMany,
             Verdict::Pause(pause) => self.wait(pause).await,
@@ -227,12 +228,14 @@ impl Work {
         let last = process.last_line(&self.instance).await;
         let said = last.to_lowercase();
         let says_so = PORT_TAKEN_WORDS.iter().any(|words| said.contains(words));
-        // Of another server the number may mean anything, so somebody has to be there.
         if says_so || exit.and_then(|exit| exit.code()) == Some(PORT_TAKEN) {
             match process.tree.listener_on(process.target.port()) {
                 Holder::Foreign(holder) => return self.port_taken(process, holder),
+                // Of another server the number may mean anything, so somebody has to be there.
                 Holder::Nobody if !says_so => {}
-                Holder::Nobody | Holder::Ours | Holder::Unknown => return self.port_taken(process, None),
+                // What it has left of itself is its own fault, and would be in its way again.
+                Holder::Ours => {}
+                Holder::Nobody | Holder::Unknown => return self.port_taken(process, None),
             }
         }
         let how = exit.map_or_else(|| "it is gone".into(), ended);
@@ -285,11 +288,4 @@ enum HookStop {
     CalledOff,
     /// For this reason.
     Failed(String),
-}
-
-/// A number in 0..1, so that what failed together is not tried again together.
-fn chance() -> f64 {
-    let digits = secret::random_id();
-    let number = u32::from_str_radix(digits.get(..8).unwrap_or_default(), 16).unwrap_or(u32::MAX);
-    f64::from(number) / f64::from(u32::MAX)
 }

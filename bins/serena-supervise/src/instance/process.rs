@@ -26,8 +26,9 @@ use crate::probe::{self, ProbeError, Prober, Surroundings};
 
 /// The descriptor that `{fd}` stands for.
 const READY_FD: i32 = 3;
-/// What a process printed last gets this long to arrive after its exit.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// What a process printed last gets this long to arrive after its exit, and its exit to follow what it said by closing a
+/// descriptor.
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long one question about readiness may take.
 const ASK: Duration = Duration::from_secs(5);
 

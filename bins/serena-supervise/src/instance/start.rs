@@ -6,10 +6,10 @@ use std::process::ExitStatus;
 use std::sync::Mutex;
 
 use mcp_daemon::tree::{Holder, Tree};
-use tokio::time::{Instant, interval_at, sleep};
+use tokio::time::{Instant, interval_at, sleep, timeout};
 
 use super::jobs::Work;
-use super::process::{Process, StartError};
+use super::process::{LAST_WORDS, Process, StartError};
 use super::state::Event;
 use crate::config::Settings;
 
@@ -61,7 +61,13 @@ impl Work {
         });
         match answered.await {
             Ok(Some(Ok(()))) => {}
-            Ok(Some(Err(told))) => return self.failed(told.to_string(), Event::Broke),
+            Ok(Some(Err(told))) => {
+                // Mostly it says so by its exit, and that says more.
+                return match timeout(LAST_WORDS, process.tree.exited()).await {
+                    Ok(exit) => self.exited(process, exit.ok()).await,
+                    Err(_elapsed) => self.failed(told.to_string(), Event::Broke),
+                };
+            }
             Ok(None) => {
                 let last = last.map(|last| format!(": {last}")).unwrap_or_default();
                 return self.failed(

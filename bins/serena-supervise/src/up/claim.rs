@@ -76,9 +76,9 @@ impl Plan {
     fn refuse_shared_home(&self) -> Result<(), UpError> {
         let name = SERENA.parse().expect("a literal name");
         let settings = Settings { home: Some(self.home.clone()), ..Settings::default() };
-        match Lock::take(&lock_path(&self.runtime, &name, &settings)) {
+        match Lock::is_free(&lock_path(&self.runtime, &name, &settings)) {
             Err(LockError::Held { holder, .. }) => Err(UpError::Home { home: self.home.clone(), holder }),
-            Ok(_) | Err(LockError::System { .. }) => Ok(()),
+            Ok(()) | Err(LockError::System { .. }) => Ok(()),
         }
     }
 

@@ -117,7 +117,10 @@ fn a_home_is_restored_before_serena_starts_and_snapshotted_after_it_has_ended() 
         named(SNAPSHOTS).command,
         [&program, "run", "--home", &home, "--partition", "default", "--ready-fd", "{fd}"]
     );
-    assert!(plan.welcome(address()).contains("serena-snapshotd list --partition default\n"));
+    assert!(plan.welcome(address(), None).contains("serena-snapshotd list --partition default\n"));
+    let text = plan.welcome(address(), Some("serena-snapshotd has failed: no bucket"));
+    assert!(text.contains("is NOT snapshotted: serena-snapshotd has failed: no bucket\n"), "{text}");
+    assert!(!text.contains("--partition"), "{text}");
     // Another home is another partition.
     let wanted = Wanted { home: Some(machine.path("other")), ..Wanted::default() };
     let Snapshots { partition, .. } = super::plan(&wanted, &machine.around()).unwrap().snapshots.unwrap();
@@ -130,6 +133,34 @@ fn a_home_is_restored_before_serena_starts_and_snapshotted_after_it_has_ended() 
         |(name, settings)| name.as_str() != SNAPSHOTS && !settings.after.contains(&SNAPSHOTS.to_owned())
     ));
     drop(lock);
+}
+
+#[test]
+fn one_home_has_one_partition_and_one_lock_however_it_is_spelled() {
+    let machine = Machine::with(&["serena", "mcp-sessiond", "serena-snapshotd"]);
+    symlink(machine.path("home"), machine.path("link")).unwrap();
+    let _other = Lock::take(&machine.path("home/.serena.supervise.lock")).unwrap();
+    let given = |home: &str| Wanted { home: Some(home.into()), ..Wanted::default() };
+    let link = machine.path("link/.serena");
+    let by_variable = Surroundings { serena_home: Some(link.clone()), ..machine.around() };
+    let by_link = Surroundings { home: Some(machine.path("link")), ..machine.around() };
+    for is_there in [false, true] {
+        if is_there {
+            fs::create_dir(&link).unwrap();
+        }
+        for (wanted, around) in [
+            (Wanted::default(), machine.around()),
+            (Wanted::default(), by_variable.clone()),
+            (Wanted::default(), by_link.clone()),
+            (given("../home/.serena"), by_link.clone()),
+            (given("../link/.serena/"), machine.around()),
+        ] {
+            let plan = plan(&wanted, &around).unwrap();
+            assert_eq!(plan.home, machine.path("home/.serena"), "{wanted:?}");
+            assert_eq!(plan.snapshots.as_ref().unwrap().partition, PARTITION, "{wanted:?}");
+            assert!(matches!(plan.claim(), Err(UpError::Home { .. })), "{wanted:?}");
+        }
+    }
 }
 
 #[test]
@@ -290,7 +321,7 @@ fn a_home_that_another_supervisor_has_is_refused_with_advice() {
 #[test]
 fn the_welcome_can_be_pasted() {
     let machine = Machine::with(&["serena", "mcp-sessiond"]);
-    let text = machine.plan().welcome("0.0.0.0:9122".parse().unwrap());
+    let text = machine.plan().welcome("0.0.0.0:9122".parse().unwrap(), None);
     assert!(text.starts_with("Serena is served at http://127.0.0.1:9122/mcp\n"));
     let json: Vec<serde_json::Value> =
         text.lines().filter_map(|line| serde_json::from_str(line.trim()).ok()).collect();

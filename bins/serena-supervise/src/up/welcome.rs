@@ -4,12 +4,23 @@ use std::path::Path;
 
 use serde_json::json;
 
-/// The URL, and what to paste into which client; `front` is the executable of mcp-sessiond, `partition` the name of the
-/// home in the store of its snapshots.
-pub(super) fn text(url: &str, front: &Path, partition: Option<&str>) -> String {
-    let snapshots = partition.map_or_else(String::new, |partition| {
-        format!("What Serena keeps is snapshotted: serena-snapshotd list --partition {partition}\n")
-    });
+/// Whether what Serena keeps is kept safe.
+pub(super) enum Snapshots<'a> {
+    /// They are not taken, for this reason.
+    None { complaint: &'a str },
+    /// They are, and this is the name of the home in their store.
+    Taken { partition: &'a str },
+}
+
+/// The URL, and what to paste into which client; `front` is the executable of mcp-sessiond.
+pub(super) fn text(url: &str, front: &Path, snapshots: Option<Snapshots<'_>>) -> String {
+    let snapshots = match snapshots {
+        Some(Snapshots::None { complaint }) => format!("What Serena keeps is NOT snapshotted: {complaint}\n"),
+        Some(Snapshots::Taken { partition }) => {
+            format!("What Serena keeps is snapshotted: serena-snapshotd list --partition {partition}\n")
+        }
+        None => String::new(),
+    };
     let server = json!({ "type": "http", "url": url });
     // A client that launches commands has a short PATH, so the whole path.
     let bridge = json!({ "command": front.display().to_string(), "args": ["stdio", "--upstream", url] });
