@@ -16,6 +16,8 @@ pub mod exit;
 pub mod fds;
 pub mod files;
 pub mod heap;
+pub mod hosts;
+pub mod inbound;
 pub mod life;
 pub mod listener;
 pub mod log;
