@@ -19,14 +19,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 
 pub use crate::accept::Peer;
-use crate::accept::{Place, Stream, accept_loop};
-use crate::body::{Body, BodyError};
+use crate::accept::{Stream, accept_loop};
+use crate::body::Body;
 use crate::life::Life;
 pub use crate::listener::{BindError, BindOptions, Listener, Trust};
+use crate::patience::{GivenUp, Patience};
 use crate::progress::{Progress, Tracked, Watched};
 
-/// Bounds of one listener. Idle connections have no time limit: a client that finds its connection closed may take
-/// its session for lost. `connections` bounds them instead.
+/// Bounds of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct ServeLimits {
     /// Open connections; further ones wait in the kernel until one ends.
@@ -35,6 +35,18 @@ pub struct ServeLimits {
     pub header_timeout: Duration,
     /// Size of a request's head in bytes; a larger one is answered with 431.
     pub max_header_bytes: usize,
+    /// How long a connection may be quiet. `None`: for ever; where clients may take their session for lost when they find
+    /// their connection closed, `connections` is the better bound.
+    pub quiet: Option<Quiet>,
+}
+
+/// How long a connection may do nothing. It may take twice as long until that is noticed.
+#[derive(Clone, Copy, Debug)]
+pub struct Quiet {
+    /// Without a request.
+    pub idle: Duration,
+    /// With bytes of an answer that the peer does not take.
+    pub stall: Duration,
 }
 
 impl Default for ServeLimits {
@@ -43,6 +55,7 @@ impl Default for ServeLimits {
             connections: 10_000,
             header_timeout: Duration::from_secs(30),
             max_header_bytes: 64 * 1024,
+            quiet: None,
         }
     }
 }
@@ -53,66 +66,89 @@ where
     S: Fn(Request<Incoming>, Peer) -> F + Clone + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let mut http = http1::Builder::new();
-    http.half_close(false).max_header_size(limits.max_header_bytes);
     let (limit, until) = (limits.connections, life.clone());
     let handle = move |stream, peer, place, ()| {
-        let held = Held { limits, life: life.clone(), peer, _place: place };
+        let service = service.clone();
+        let service = move |request| {
+            // Held for as long as the connection lasts.
+            let _place = &place;
+            service(request, peer)
+        };
         // Each kind has code of its own, so that no read or write asks which it is.
         match stream {
-            Stream::Tcp(stream) => life.spawn(connection(&http, stream, held, service.clone())),
-            Stream::Unix(stream) => life.spawn(connection(&http, stream, held, service.clone())),
+            Stream::Tcp(stream) => life.spawn(connection(stream, limits, life.clone(), service)),
+            Stream::Unix(stream) => life.spawn(connection(stream, limits, life.clone(), service)),
         };
     };
     accept_loop(listener, limit, &until, || Ok(()), handle).await;
 }
 
-/// What a connection holds on to while it lasts.
-struct Held {
+/// One connection, over whatever carries it, from its first byte to its end; `service` is dropped with it.
+///
+/// Not an `async fn`, so that hyper's part is built before the future is and held once only.
+pub fn connection<I, S, F>(
+    stream: I,
     limits: ServeLimits,
     life: Life,
-    peer: Peer,
-    _place: Place,
-}
-
-/// One connection from its first byte to its end. Not an `async fn`, so that hyper's part is built before the future
-/// is and held once only.
-fn connection<I, S, F>(
-    http: &http1::Builder,
-    stream: I,
-    held: Held,
     service: S,
 ) -> impl Future<Output = ()> + Send + use<I, S, F>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Fn(Request<Incoming>, Peer) -> F + Send + 'static,
+    S: Fn(Request<Incoming>) -> F + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let progress = Arc::new(Progress::default());
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&progress)));
-    let (answering, peer) = (Arc::clone(&progress), held.peer);
+    let answering = Arc::clone(&progress);
     let service = service_fn(move |request| {
         let flight = Progress::begin(&answering);
-        let answer = service(request, peer);
+        let answer = service(request);
         async move { Ok::<_, Infallible>(answer.await.map(|body| Tracked::new(body, flight))) }
     });
+    let mut http = http1::Builder::new();
+    http.half_close(false).max_header_size(limits.max_header_bytes);
     let mut connection = Box::pin(http.serve_connection(io, service));
-    async move { drive(connection.as_mut(), &held, &progress).await }
+    async move {
+        let end = |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown();
+        drive(connection.as_mut(), end, &limits, &life, &progress).await;
+    }
 }
 
-/// Polls a connection until it ends, is late with a head, or has ended gracefully in a drain.
-async fn drive<C: Drive>(mut connection: Pin<&mut C>, held: &Held, progress: &Progress) {
-    let life = &held.life;
+/// Polls a connection of hyper's until it ends, is late with a head, is quiet for too long, or has ended gracefully in a
+/// drain, which `shut_down` begins.
+pub async fn drive<C>(
+    mut connection: Pin<&mut C>,
+    shut_down: impl Fn(Pin<&mut C>),
+    limits: &ServeLimits,
+    life: &Life,
+    progress: &Progress,
+) where
+    C: Future<Output = hyper::Result<()>>,
+{
     let mut draining = pin!(life.draining());
     let (mut registered, mut told) = (false, false);
     let mut deadline: Option<Pin<Box<Sleep>>> = None;
+    let mut patience = limits.quiet.map(|Quiet { idle, stall }| Box::new(Patience::new(idle, stall)));
     poll_fn(|cx| {
         // A task has one waker for life: registering once is enough, later a look at the flag is.
         if !told && (life.is_draining() || (!registered && draining.as_mut().poll(cx).is_ready())) {
             told = true;
-            connection.as_mut().begin_shutdown();
+            shut_down(connection.as_mut());
         }
         registered = true;
+        match patience.as_mut().and_then(|patience| patience.poll(cx, progress)) {
+            None => {}
+            // A client that still lives sees a clean end.
+            Some(GivenUp::Idle) if !told => {
+                log::debug!("connection closed, no request came for too long");
+                told = true;
+                shut_down(connection.as_mut());
+            }
+            Some(given_up) => {
+                log::debug!(why:? = given_up; "connection cut");
+                return Poll::Ready(());
+            }
+        }
         if let Poll::Ready(end) = connection.as_mut().poll(cx) {
             if let Err(error) = end {
                 log::debug!(error:% = crate::exit::chain(&error); "connection ended early");
@@ -124,28 +160,11 @@ async fn drive<C: Drive>(mut connection: Pin<&mut C>, held: &Held, progress: &Pr
             return Poll::Pending;
         }
         // Reached only with a head that came in pieces, so the usual request never sees a timer.
-        let late =
-            deadline.get_or_insert_with(|| Box::pin(sleep(held.limits.header_timeout))).as_mut().poll(cx);
+        let late = deadline.get_or_insert_with(|| Box::pin(sleep(limits.header_timeout))).as_mut().poll(cx);
         if late.is_ready() {
             log::debug!("connection closed, its request did not come in time");
         }
         late
     })
     .await;
-}
-
-/// hyper's connection by what is needed of it, whatever its long type.
-trait Drive: Future<Output = hyper::Result<()>> {
-    fn begin_shutdown(self: Pin<&mut Self>);
-}
-
-impl<I, S> Drive for http1::Connection<I, S>
-where
-    S: hyper::service::HttpService<Incoming, ResBody = Tracked>,
-    S::Error: Into<BodyError>,
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-{
-    fn begin_shutdown(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
 }

@@ -16,9 +16,10 @@ use hyper::body::Incoming;
 use mcp_daemon::addr::Listen;
 use mcp_daemon::body::{Body, BodyError};
 use mcp_daemon::life::{Draining, Life};
-use mcp_daemon::serve::{BindOptions, Listener, Peer, ServeLimits, serve};
+use mcp_daemon::serve::{BindOptions, Listener, Peer, Quiet, ServeLimits, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
 
 const GRACE: Duration = Duration::from_secs(10);
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -187,6 +188,40 @@ async fn a_body_that_comes_slowly_is_not_taken_for_a_late_head() {
     tokio::time::sleep(Duration::from_secs(3_600)).await;
     stream.write_all(REQUEST).await.unwrap();
     read_until(&mut stream, "content-length: 0\r\n").await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_request_is_closed_where_the_limits_say_so() {
+    let life = Life::new(GRACE);
+    let quiet = Quiet { idle: Duration::from_secs(600), stall: Duration::from_secs(60) };
+    let limits = ServeLimits { quiet: Some(quiet), ..ServeLimits::default() };
+    let listen = start_tcp(&life, limits, |_| Body::from("hello"));
+    let mut stream = connect(&listen).await;
+    stream.write_all(REQUEST).await.unwrap();
+    read_until(&mut stream, "hello").await;
+    tokio::time::pause();
+    let began = Instant::now();
+    assert_eq!(read_to_end(&mut stream).await, "");
+    assert!((quiet.idle..=2 * quiet.idle).contains(&began.elapsed()), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_cut_where_the_limits_say_so() {
+    let life = Life::new(GRACE);
+    let quiet = Quiet { idle: Duration::from_secs(600), stall: Duration::from_secs(60) };
+    let limits = ServeLimits { quiet: Some(quiet), ..ServeLimits::default() };
+    // More than the kernel keeps for anybody.
+    let listen = start_tcp(&life, limits, |_| Body::from("x".repeat(64 << 20)));
+    let mut stream = connect(&listen).await;
+    stream.write_all(REQUEST).await.unwrap();
+    read_until(&mut stream, "HTTP/1.1 200").await;
+    let before = life.running();
+    tokio::time::pause();
+    let began = Instant::now();
+    while life.running() == before {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!((quiet.stall..=3 * quiet.stall).contains(&began.elapsed()), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

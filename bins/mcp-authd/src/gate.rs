@@ -20,9 +20,12 @@ use crate::audit::{Audit, Entry};
 use crate::config::Config;
 use crate::credentials::{Credentials, Current, Presented, Refused, bearer, now};
 use crate::front::health::Health;
+use crate::front::manners::{Manners, preflight};
+use crate::front::tls::{CurrentFace, Face};
 use crate::front::{self, Connection};
 use crate::identity::Identity;
 use crate::leash::Leash;
+use crate::limits::{Limits, Place};
 use crate::metrics::Metrics;
 use crate::policy;
 use crate::route::{Router, Table, Unserved};
@@ -40,6 +43,10 @@ pub struct Gate {
     pub router: Arc<Router>,
     /// What is taken down.
     pub audit: Arc<Audit>,
+    /// What we show where TLS is spoken.
+    pub face: CurrentFace,
+    /// Who has had enough for now.
+    pub limits: Limits,
     /// What is counted.
     pub metrics: Metrics,
     health: Health,
@@ -57,8 +64,10 @@ struct Admitted {
 impl Gate {
     /// Opens the gate.
     pub fn new(prepared: Prepared, audit: Arc<Audit>, life: Life) -> Arc<Self> {
-        let Prepared { config, credentials, table } = prepared;
+        let Prepared { config, credentials, table, face } = prepared;
         Arc::new(Self {
+            face: CurrentFace::from_pointee(face),
+            limits: Limits::new(&config.rate),
             config: ArcSwap::new(config),
             credentials: Current::new(credentials),
             router: Router::new(table),
@@ -76,10 +85,22 @@ impl Gate {
 
     /// Replaces all that was read; requests under way end as they began, but for those of credentials that are gone.
     pub fn replace(&self, prepared: Prepared) {
-        let Prepared { config, credentials, table } = prepared;
+        let Prepared { config, credentials, table, face } = prepared;
+        self.limits.reconfigure(&config.rate);
         self.config.store(config);
         self.router.replace(table);
+        self.face.store(face.map(Arc::new));
+        self.report();
+        // Last: this is how others hear of it.
         self.credentials.replace(credentials);
+    }
+
+    /// Tells the log what is wrong with our certificate, though it can be used.
+    pub fn report(&self) {
+        for complaint in self.face.load().iter().flat_map(|face| face.complaints()) {
+            let level = if complaint.is_fatal() { log::Level::Error } else { log::Level::Warn };
+            log::log!(level, complaint:% = complaint; "clients may not trust our certificate");
+        }
     }
 
     /// Answers one request.
@@ -91,10 +112,12 @@ impl Gate {
         let config = self.config();
         let (head, body) = request.into_parts();
         let mut entry = Entry::new(&self.audit, &head.method);
-        let answer = match self.admit(&config, head, body, &connection, &mut entry).await {
+        let manners = Manners::of(&config, &head, &connection);
+        let mut answer = match self.admit(&config, head, body, &connection, &mut entry).await {
             Ok(admitted) => self.serve(&config, admitted, &mut entry).await,
             Err(refusal) => refusal,
         };
+        manners.put(answer.headers_mut());
         let status = answer.status();
         self.metrics.answered(status);
         answer.map(|body| entry.watch(status, body))
@@ -112,12 +135,18 @@ impl Gate {
         let from = address::of(connection.address, &head.headers, &config.trusted_proxies);
         entry.comes_from(from);
         if connection.is_tcp {
-            front::hosts::check(config, &head)?;
+            front::hosts::check(config, &head, connection)?;
+        }
+        front::hosts::check_once(&head)?;
+        if let Some(answer) = preflight(&head) {
+            self.count_stranger(from)?;
+            return Err(answer);
         }
         if head.uri.path() != config.path {
+            self.count_stranger(from)?;
             return Err(self.beside(config, &head).await);
         }
-        let identity = self.identify(config, &head.headers, from, entry).await?;
+        let identity = self.identify(config, &head.headers, connection, from, entry).await?;
         entry.is_from(&identity);
         let body = match head.method {
             Method::POST => front::body::read(config, body).await?,
@@ -142,25 +171,45 @@ impl Gate {
         }
     }
 
-    /// Who a request is from.
+    /// Who a request is from. What follows from a good credential, and from a wrong one, is in [`crate::limits`].
     async fn identify(
         &self,
         config: &Config,
         headers: &HeaderMap,
-        _from: Option<IpAddr>,
+        connection: &Connection,
+        from: Option<IpAddr>,
         entry: &mut Entry,
     ) -> Result<Arc<Identity>, Response<Body>> {
         let token = bearer::token(headers, config.limits.credential.bytes());
-        let identified = token
-            .clone()
-            .and_then(|token| self.credentials.load().identify(&Presented::Bearer(token), now()));
-        identified.map(Arc::new).map_err(|refused| {
-            entry.because(&refused);
-            if let Ok(token) = token {
-                entry.brought(bearer::fingerprint(token));
+        let shown = connection.secure.as_ref().and_then(|secure| secure.shown.as_ref());
+        let presented = match (&token, shown) {
+            (Ok(token), _) => Ok(Presented::Bearer(token)),
+            (Err(Refused::Missing), Some(shown)) => Ok(Presented::Certificate(shown)),
+            (Err(refused), _) => Err(refused.clone()),
+        };
+        let identified = presented.and_then(|presented| self.credentials.load().identify(&presented, now()));
+        let refused = match identified {
+            Ok(identity) => {
+                connection.stranger.is_known();
+                return Ok(Arc::new(identity));
             }
-            challenge(&refused)
-        })
+            Err(refused) => refused,
+        };
+        entry.because(&refused);
+        if let Ok(token) = token {
+            entry.brought(bearer::fingerprint(token));
+        }
+        self.count_stranger(from)?;
+        if refused.is_wrong() {
+            let held = self.limits.wrong.hold(&config.wrong, Place::of(from), &self.life).await;
+            held.map_err(|more| too_many("null", more.0))?;
+        }
+        Err(challenge(&refused))
+    }
+
+    /// Counts a request without a good credential.
+    fn count_stranger(&self, from: Option<IpAddr>) -> Result<(), Response<Body>> {
+        self.limits.place(Place::of(from)).map_err(|wait| too_many("null", wait))
     }
 
     /// Does what a request that was let in asks for.
@@ -191,6 +240,10 @@ impl Gate {
                     return insufficient(&id, &missing);
                 }
             }
+        }
+        if let Err(wait) = self.limits.subject(&identity.subject) {
+            entry.because("too many requests of this subject");
+            return too_many(&id, wait);
         }
         let request = outbound(head, body, &identity);
         match self.router.forward(&identity.route, request).await {
@@ -243,6 +296,13 @@ fn insufficient(id: &str, missing: &[&str]) -> Response<Body> {
     answer
 }
 
+/// 429, or for a request with an id 200 with an error, as for what was [not served](unserved_answer): to some clients a
+/// status in the hundreds of 4 means that their session, or they themselves, are at an end.
+fn too_many(id: &str, wait: Duration) -> Response<Body> {
+    let status = if id == "null" { StatusCode::TOO_MANY_REQUESTS } else { StatusCode::OK };
+    answer::later(status, id, wait, "too many requests, try again later")
+}
+
 /// A request with an id gets 200 with an error: the only answer that every client measured survives.
 fn unserved_answer(id: &str, unserved: &Unserved) -> Response<Body> {
     let (status, message) = match unserved {
@@ -266,6 +326,8 @@ pub struct Prepared {
     pub credentials: Credentials,
     /// The routes they describe.
     pub table: Table,
+    /// The certificate they name.
+    pub face: Option<Face>,
 }
 
 impl Prepared {
@@ -275,6 +337,7 @@ impl Prepared {
         let config = Arc::new(config);
         let credentials = Credentials::load(&config)?;
         let table = Table::load(&config)?;
-        Ok(Self { config, credentials, table })
+        let face = config.tls.as_ref().map(Face::load).transpose()?;
+        Ok(Self { config, credentials, table, face })
     }
 }

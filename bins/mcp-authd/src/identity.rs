@@ -93,7 +93,7 @@ pub struct Identity {
 /// [`Credentials::still`](crate::credentials::Credentials::still)). Holds nothing that could be used as a credential.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Standing {
-    /// A certificate's digest; good as long as client certificates are taken at all.
+    /// The digest of the authorities that vouch for a certificate, and of the rules; good as long as both stay.
     Certificate([u8; 32]),
     /// The digest of the key and the rules that a JWT was checked with.
     Jwt([u8; 32]),

@@ -13,6 +13,7 @@ pub mod front;
 pub mod gate;
 pub mod identity;
 pub mod leash;
+pub mod limits;
 pub mod metrics;
 pub mod ops;
 pub mod policy;

@@ -32,6 +32,9 @@ impl Controlled for Ops {
             "uptime_seconds": self.started.elapsed().as_secs(),
             "listeners": self.listeners,
             "path": self.gate.config().path,
+            "certificate": self.gate.face.load().as_ref().map(|face| {
+                json!({"names": face.names.list(), "expires": face.term.end().to_string()})
+            }),
             "draining": self.gate.life.is_draining(),
         })
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::exit::chain;
-use mcp_daemon::life::Life;
 
 use crate::audit::sink::Target;
 use crate::config::Config;
 use crate::credentials::Credentials;
+use crate::front::tls::Face;
 use crate::gate::{Gate, Prepared};
 use crate::watch::{Look, changed};
 
@@ -51,30 +51,56 @@ impl Reload {
 
     /// Reads credentials anew whenever one of their files has changed, until the drain. A mistake changes nothing: who was
     /// let in before still is.
-    pub async fn follow_files(self: Arc<Self>, life: Life) {
-        let mut config = self.gate.config();
-        let mut files = config.credential_files();
-        let mut look = Look::at(&files);
-        loop {
-            tokio::select! {
-                now = changed(&files, &look) => look = now,
-                () = life.draining() => return,
+    pub async fn follow_credentials(self: Arc<Self>) {
+        follow(&self.gate, Config::credential_files, |gate, config| match Credentials::load(config) {
+            Ok(credentials) => {
+                gate.credentials.replace(credentials);
+                log::info!("credentials have changed and were read anew");
             }
-            match Credentials::load(&config) {
-                Ok(credentials) => {
-                    self.gate.credentials.replace(credentials);
-                    log::info!("credentials have changed and were read anew");
+            Err(problem) => {
+                log::error!(error:% = chain(&problem); "credentials have changed but cannot be used, the old ones stay");
+            }
+        })
+        .await;
+    }
+
+    /// The same for certificate, key, and the authorities of clients: all of them or none.
+    pub async fn follow_certificates(self: Arc<Self>) {
+        follow(&self.gate, Config::certificate_files, |gate, config| {
+            match config.tls.as_ref().map(Face::load).transpose() {
+                Ok(face) => {
+                    gate.face.store(face.map(Arc::new));
+                    log::info!("the certificate has changed and was read anew");
+                    gate.report();
                 }
                 Err(problem) => {
-                    log::error!(error:% = chain(&problem); "credentials have changed but cannot be used, the old ones stay");
+                    log::error!(error:% = chain(&problem); "the certificate has changed but cannot be used, the old one stays");
                 }
             }
-            // A reload may name other files.
-            config = self.gate.config();
-            let named = config.credential_files();
-            if named != files {
-                (files, look) = (named.clone(), Look::at(&named));
+        })
+        .await;
+    }
+}
+
+/// Does something whenever one of the files that the settings name has changed, until the drain.
+async fn follow(gate: &Gate, named: fn(&Config) -> Vec<PathBuf>, renew: impl Fn(&Gate, &Config)) {
+    let mut reloads = gate.credentials.changes();
+    let mut files = named(&gate.config());
+    let mut look = Look::at(&files);
+    loop {
+        tokio::select! {
+            now = changed(&files, &look) => {
+                look = now;
+                renew(gate, &gate.config());
             }
+            // A reload may name other files, which it has read.
+            () = reloads.next() => {
+                let others = named(&gate.config());
+                if others != files {
+                    (look, files) = (Look::at(&others), others);
+                }
+            }
+            () = gate.life.draining() => return,
         }
     }
 }
@@ -85,8 +111,6 @@ fn needs_a_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         [
             ("listen", format!("{:?}", config.listeners())),
             ("limits.connections", config.limits.connections.to_string()),
-            ("limits.head", config.limits.head.to_string()),
-            ("limits.head_timeout", config.limits.head_timeout.to_string()),
             ("observe", format!("{:?}", config.observe)),
             ("state_dir", format!("{:?}", config.state_dir)),
             ("grace", config.grace.to_string()),

@@ -21,5 +21,8 @@ pub fn status(status: &Value) -> String {
         out.push_str(", draining");
     }
     out.push_str(&format!("\nserving   {} at {}\n", list("listeners"), text("path")));
+    if let Some(expires) = status["certificate"]["expires"].as_str() {
+        out.push_str(&format!("TLS       certificate good until {}\n", clean(expires)));
+    }
     out
 }

@@ -194,6 +194,8 @@ fn serve_http(serving: Serving) -> Done {
             connections: config.limits.connections.get(),
             header_timeout: config.limits.head_timeout.duration(),
             max_header_bytes: config.limits.head.bytes(),
+            // A client may take its session for lost when it finds its connection closed.
+            quiet: None,
         };
         let observe = config.observe.clone();
         let engine = Engine::new(config, own_headers, back, store, found, life.clone());

@@ -1,6 +1,6 @@
 //! `check`: everything that `serve` reads, without serving.
 
-use authd::config::Config;
+use authd::config::{Config, DAEMON};
 use authd::gate::Prepared;
 use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::exit::{Exit, Failure};
@@ -16,7 +16,13 @@ pub fn run(args: &Check) -> Done {
         return Err(Failure::usage("nothing to check; say --config FILE, or the flags of `serve`"));
     }
     let config = Flags::from(args).over(Config::load(file).map_err(wrong)?);
-    Prepared::new(config).map_err(wrong)?;
+    let prepared = Prepared::new(config).map_err(wrong)?;
+    for complaint in prepared.face.iter().flat_map(|face| face.complaints()) {
+        if complaint.is_fatal() {
+            return Err(wrong(ConfigProblem::key("tls.certificate", complaint)));
+        }
+        eprintln!("{DAEMON}: tls.certificate: {complaint}");
+    }
     println!("{}: right", file.map_or_else(|| "flags".to_owned(), |file| file.display().to_string()));
     Ok(())
 }

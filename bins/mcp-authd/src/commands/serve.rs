@@ -61,8 +61,10 @@ pub fn run(args: Serve) -> Done {
         for listener in listeners {
             life.spawn(front::run(gate.clone(), listener));
         }
+        gate.report();
         life.spawn(audit.clone().run(life.clone()));
-        life.spawn(reload.follow_files(life.clone()));
+        life.spawn(reload.clone().follow_credentials());
+        life.spawn(reload.follow_certificates());
         life.spawn(control::reload_on_signal(ops, life.clone()));
         log::info!(listen = names.join(" "), control:% = control.display(); "serving");
         life.ready(&format!("serving on {}", names.join(" ")), ready_fd);

@@ -17,27 +17,33 @@ pub struct Limits {
     pub head: Size,
     /// Longest wait for a request's head, and for a TLS handshake.
     pub head_timeout: Span,
-    /// Open connections of one listener.
+    /// A client that takes nothing of its answer for this long, at most twice as long, is cut.
+    pub answer_timeout: Span,
+    /// Open connections of one listener; read at the start only.
     pub connections: NonZeroUsize,
-    /// Open connections from one address that have shown no good credential yet.
+    /// Open connections from one address (of IPv6 one /64) that have shown no good credential yet; of more the oldest is
+    /// cut. Those of trusted proxies do not count. In all at most half of `connections` are kept, likewise.
     pub strangers_per_address: NonZeroUsize,
-    /// A connection without a request for this long is closed.
+    /// A connection without a request for this long, at most twice as long, is closed.
     pub idle: Span,
+    /// Requests under way at once on one HTTP/2 connection.
+    pub streams: NonZeroU32,
     /// Longest credential in bytes.
     pub credential: Size,
 }
 
 /// `[rate]`: on average so many requests a second, and so many at once.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rate {
     /// Requests a second of one subject.
     pub subject_per_second: NonZeroU32,
     /// Requests at once of one subject.
     pub subject_burst: NonZeroU32,
-    /// Requests a second from one address, whoever they are from.
+    /// Requests a second from one address (of IPv6 one /64) that bring no good credential. Those that do are counted by
+    /// subject alone: behind one address there may be many, who must not keep each other out.
     pub address_per_second: NonZeroU32,
-    /// Requests at once from one address.
+    /// Such requests at once from one address.
     pub address_burst: NonZeroU32,
 }
 
@@ -45,7 +51,8 @@ pub struct Rate {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Wrong {
-    /// The first wrong credential from an address is answered after this long; each further one takes twice as long.
+    /// The first wrong credential from an address (of IPv6 one /64) is answered after this long; each further one takes
+    /// twice as long. A good credential is served at once, a missing one is told so at once.
     pub first_delay: Span,
     /// No answer takes longer.
     pub longest_delay: Span,
@@ -74,9 +81,11 @@ impl Default for Limits {
             body_timeout: Span::seconds(60),
             head: Size(64 << 10),
             head_timeout: Span::seconds(10),
+            answer_timeout: Span::seconds(60),
             connections: count(10_000),
             strangers_per_address: count(64),
             idle: Span::seconds(600),
+            streams: rate(128),
             credential: Size(16 << 10),
         }
     }

@@ -136,7 +136,16 @@ impl Config {
     /// Every file that credentials are read from; a directory stands for the files in it.
     pub fn credential_files(&self) -> Vec<PathBuf> {
         let of_issuers = self.jwt.iter().flat_map(|issuer| [&issuer.keys, &issuer.secret_file]);
-        std::iter::once(&self.tokens).chain(of_issuers).flatten().cloned().collect()
+        let listed = std::iter::once(&self.tokens).chain(of_issuers).flatten();
+        let client = self.tls.as_ref().and_then(|tls| tls.client.as_ref()).filter(|client| client.identify);
+        listed.chain(client.map(|client| &client.authorities)).cloned().collect()
+    }
+
+    /// The files that TLS is made of: certificate, key, and the authorities of clients.
+    pub fn certificate_files(&self) -> Vec<PathBuf> {
+        let Some(tls) = &self.tls else { return Vec::new() };
+        let authorities = tls.client.as_ref().map(|client| &client.authorities);
+        [&tls.certificate, &tls.key].into_iter().chain(authorities).cloned().collect()
     }
 
     /// Where to listen: what is set, else [`DEFAULT_LISTEN`].

@@ -4,6 +4,7 @@
 //! as a whole. Nothing here knows HTTP but the form of `Authorization`.
 
 pub mod bearer;
+pub mod certificates;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use arc_swap::{ArcSwap, Guard};
 use mcp_daemon::config::ConfigProblem;
 use tokio::sync::watch;
 
+use self::certificates::{Certificates, Shown};
 use self::tokens::Tokens;
 use crate::config::Config;
 use crate::identity::{Identity, Standing};
@@ -20,18 +22,24 @@ use crate::identity::{Identity, Standing};
 /// One reading of all credentials.
 pub struct Credentials {
     tokens: Tokens,
+    certificates: Option<Certificates>,
 }
 
 /// What a request brought to show who it is from.
 pub enum Presented<'a> {
     /// The token of `Authorization: Bearer`.
     Bearer(&'a str),
+    /// The certificate of its connection.
+    Certificate(&'a Shown),
 }
 
 /// Why a credential is worth nothing. The client hears one of a few fixed sentences ([`Refused::sentence`]), the log and
 /// the audit hear which.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Refused {
+    /// A client certificate that is worth nothing here.
+    #[error("client certificate {0}")]
+    Certificate(String),
     /// Switched off by hand.
     #[error("the token of {0} is disabled")]
     Disabled(String),
@@ -56,6 +64,7 @@ impl Refused {
     /// What the client is told: which mistake it made, never what is known.
     pub fn sentence(&self) -> &'static str {
         match self {
+            Refused::Certificate(_) => "this client certificate is not valid here",
             Refused::Missing => "a bearer token is needed here",
             Refused::Malformed => "the Authorization header must be `Bearer TOKEN`",
             Refused::Disabled(_) | Refused::Expired(_) | Refused::NotYet(_) | Refused::Unknown => {
@@ -73,13 +82,18 @@ impl Refused {
 impl Credentials {
     /// Reads everything that the settings name.
     pub fn load(config: &Config) -> Result<Self, ConfigProblem> {
-        Ok(Self { tokens: Tokens::load(config)? })
+        let certificates = Certificates::load(config.tls.as_ref())?;
+        Ok(Self { tokens: Tokens::load(config)?, certificates })
     }
 
     /// What a credential is worth at `now`, seconds since 1970.
     pub fn identify(&self, presented: &Presented<'_>, now: u64) -> Result<Identity, Refused> {
         match presented {
             Presented::Bearer(token) => self.tokens.identify(token, now),
+            Presented::Certificate(shown) => match &self.certificates {
+                Some(certificates) => certificates.identify(shown, now),
+                None => Err(Refused::Missing),
+            },
         }
     }
 
@@ -89,7 +103,10 @@ impl Credentials {
         in_time
             && match &identity.standing {
                 Standing::Token(_) => self.tokens.still(identity, now),
-                Standing::Certificate(_) | Standing::Jwt(_) => false,
+                Standing::Certificate(_) => {
+                    self.certificates.as_ref().is_some_and(|certificates| certificates.still(identity))
+                }
+                Standing::Jwt(_) => false,
             }
     }
 }

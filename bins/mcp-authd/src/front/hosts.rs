@@ -1,11 +1,38 @@
-//! `Host` and `Origin` on TCP: a web page must not reach us through a name of its own (DNS rebinding).
+//! Whether a request is for us at all: `Host` and `Origin` on TCP, and headers that must not come twice.
 
-use http::{Response, request};
+use http::{Response, StatusCode, request};
 use mcp_daemon::body::Body;
+use mcp_daemon::hosts::{self, Foreign};
+use mcp_daemon::mcp;
 
+use super::Connection;
+use crate::answer;
 use crate::config::Config;
 
-/// Refuses a request whose `Host` or `Origin` is not ours.
-pub fn check(_config: &Config, _head: &request::Parts) -> Result<(), Response<Body>> {
-    Ok(())
+/// Refuses a request whose `Host` or `Origin` is not ours. Names in our certificate are ours too.
+pub fn check(config: &Config, head: &request::Parts, connection: &Connection) -> Result<(), Response<Body>> {
+    let is_named = |host: &str| {
+        let names = connection.secure.as_ref().map(|secure| &secure.face.names);
+        names.is_some_and(|names| names.cover(hosts::name_of(host)))
+    };
+    let checked = hosts::host_of(head).and_then(|host| {
+        if !hosts::is_allowed_host(host, &config.allowed_hosts) && !is_named(host) {
+            return Err(Foreign::host(host));
+        }
+        hosts::check_origins(&head.headers, &config.allowed_origins)
+    });
+    checked.map_err(|foreign| {
+        answer::refused(foreign.status(), "null", mcp::INVALID_REQUEST, &foreign.to_string())
+    })
+}
+
+/// Refuses a request with two session ids: somebody behind us may look at the other one. (Two credentials are none, see
+/// [`bearer`](crate::credentials::bearer).)
+pub fn check_once(head: &request::Parts) -> Result<(), Response<Body>> {
+    let mut lines = head.headers.get_all(mcp::SESSION).iter();
+    if lines.nth(1).is_none() {
+        return Ok(());
+    }
+    let sentence = "Mcp-Session-Id came twice";
+    Err(answer::refused(StatusCode::BAD_REQUEST, "null", mcp::INVALID_REQUEST, sentence))
 }

@@ -3,14 +3,14 @@
 use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::AsHeaderName;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
-use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use mcp_daemon::body::Body;
+use mcp_daemon::hosts;
+use mcp_daemon::inbound::{self, Unread};
 use mcp_daemon::serve::Peer;
 
 use crate::config::Config;
@@ -48,8 +48,9 @@ pub fn answer(
 /// Lets a request in, and says whose it is.
 fn admit(config: &Config, head: &request::Parts, peer: Peer) -> Result<Caller, Response<Body>> {
     if peer.tcp {
-        check_host(config, &head.headers)?;
-        check_origin(config, &head.headers)?;
+        hosts::check(head, &config.allowed_hosts, &config.allowed_origins).map_err(|foreign| {
+            reply::refused(foreign.status(), "null", mcp::INVALID_REQUEST, &foreign.to_string())
+        })?;
     }
     if head.uri.path() != config.path {
         return Err(signpost(config, &head.headers, peer));
@@ -95,145 +96,22 @@ fn signpost(config: &Config, headers: &HeaderMap, peer: Peer) -> Response<Body> 
     answer
 }
 
-fn check_host(config: &Config, headers: &HeaderMap) -> Result<(), Response<Body>> {
-    let host = only(headers, header::HOST).ok().flatten().unwrap_or_default();
-    let fits = |allowed: &String| allowed == host || allowed == name_of(host);
-    if is_loopback(name_of(host)) || config.allowed_hosts.iter().any(fits) {
-        return Ok(());
-    }
-    let message = format!("Host `{}` is not allowed here; add it to allowed_hosts", printable(host));
-    Err(reply::refused(StatusCode::MISDIRECTED_REQUEST, "null", mcp::INVALID_REQUEST, &message))
-}
-
-fn check_origin(config: &Config, headers: &HeaderMap) -> Result<(), Response<Body>> {
-    let is_allowed = |origin: &str| {
-        let local = origin.split_once("://").is_some_and(|(_, host)| is_loopback(name_of(host)));
-        local || config.allowed_origins.iter().any(|allowed| allowed == origin || allowed == "*")
-    };
-    for origin in headers.get_all(header::ORIGIN) {
-        let origin = origin.to_str().unwrap_or_default();
-        if !is_allowed(origin) {
-            let message =
-                format!("Origin `{}` is not allowed here; add it to allowed_origins", printable(origin));
-            return Err(reply::refused(StatusCode::FORBIDDEN, "null", mcp::INVALID_REQUEST, &message));
-        }
-    }
-    Ok(())
-}
-
-/// `host` without its port.
-fn name_of(host: &str) -> &str {
-    let colon = host.bytes().rposition(|byte| byte == b':');
-    let parts = colon.map(|colon| (&host[..colon], &host[colon + 1..]));
-    let port = parts.filter(|(name, port)| {
-        port.bytes().all(|byte| byte.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']'))
-    });
-    port.map_or(host, |(name, _)| name)
-}
-
-fn is_loopback(name: &str) -> bool {
-    let name = name.trim_end_matches('.');
-    name.eq_ignore_ascii_case("localhost")
-        || name == "[::1]"
-        || name.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback())
-}
-
-fn printable(text: &str) -> String {
-    text.chars().filter(|char| char.is_ascii_graphic()).take(100).collect()
-}
-
 /// Reads a request's body within `limits.body` and `limits.body_timeout`.
-async fn read(config: &Config, mut body: Incoming) -> Result<Bytes, Response<Body>> {
-    let bound = config.limits.body.bytes();
-    let too_large = || {
-        let message = format!("the body is larger than limits.body ({})", config.limits.body);
-        reply::refused(StatusCode::PAYLOAD_TOO_LARGE, "null", mcp::INVALID_REQUEST, &message)
-    };
-    if body.size_hint().lower() > bound as u64 {
-        return Err(too_large());
-    }
-    let collected = collect(&mut body, bound);
-    tokio::pin!(collected);
-    // Most bodies come with their head: those need no timer.
-    let at_once = std::future::poll_fn(|cx| Poll::Ready(collected.as_mut().poll(cx))).await;
-    let patience = config.limits.body_timeout.duration();
-    let collected = match at_once {
-        Poll::Ready(collected) => Ok(collected),
-        Poll::Pending => tokio::time::timeout(patience, collected).await,
-    };
-    match collected {
-        Ok(Ok(Some(body))) => Ok(body),
-        Ok(Ok(None)) => Err(too_large()),
-        Ok(Err(_broken)) => {
-            Err(reply::refused(StatusCode::BAD_REQUEST, "null", mcp::PARSE_ERROR, "the body broke off"))
+async fn read(config: &Config, body: Incoming) -> Result<Bytes, Response<Body>> {
+    let limits = &config.limits;
+    let refused = |status, code, message: &str| reply::refused(status, "null", code, message);
+    inbound::read(body, limits.body.bytes(), limits.body_timeout.duration()).await.map_err(|unread| {
+        match unread {
+            Unread::Broken => refused(StatusCode::BAD_REQUEST, mcp::PARSE_ERROR, "the body broke off"),
+            Unread::Late => {
+                let message =
+                    format!("the body did not come within limits.body_timeout ({})", limits.body_timeout);
+                refused(StatusCode::REQUEST_TIMEOUT, mcp::INVALID_REQUEST, &message)
+            }
+            Unread::TooLarge => {
+                let message = format!("the body is larger than limits.body ({})", limits.body);
+                refused(StatusCode::PAYLOAD_TOO_LARGE, mcp::INVALID_REQUEST, &message)
+            }
         }
-        Err(_elapsed) => {
-            let message =
-                format!("the body did not come within limits.body_timeout ({})", config.limits.body_timeout);
-            Err(reply::refused(StatusCode::REQUEST_TIMEOUT, "null", mcp::INVALID_REQUEST, &message))
-        }
-    }
-}
-
-/// All of a body, or none if it is longer than `bound` bytes; one that came in one piece is not copied.
-async fn collect(body: &mut Incoming, bound: usize) -> Result<Option<Bytes>, hyper::Error> {
-    let mut all = Bytes::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(chunk) = frame?.into_data() else { continue };
-        if all.len() + chunk.len() > bound {
-            return Ok(None);
-        }
-        all = if all.is_empty() {
-            chunk
-        } else {
-            let mut joined = all.try_into_mut().unwrap_or_else(|all| BytesMut::from(&all[..]));
-            joined.extend_from_slice(&chunk);
-            joined.freeze()
-        };
-    }
-    Ok(Some(all))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(name: http::HeaderName, value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(name, value.parse().unwrap())])
-    }
-
-    #[test]
-    fn loopback_hosts_pass_and_others_have_to_be_named() {
-        let config = Config {
-            allowed_hosts: vec!["serena.example".into(), "10.0.0.1:9121".into()],
-            ..Config::default()
-        };
-        let check = |host: &str| check_host(&config, &headers(header::HOST, host)).is_ok();
-        for host in [
-            "localhost",
-            "localhost:9121",
-            "127.0.0.1:80",
-            "[::1]:9121",
-            "127.1.2.3",
-            "serena.example:443",
-            "10.0.0.1:9121",
-        ] {
-            assert!(check(host), "{host}");
-        }
-        for host in
-            ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1:1", "", "::1"]
-        {
-            assert!(!check(host), "{host}");
-        }
-        assert!(check_host(&config, &HeaderMap::new()).is_err());
-    }
-
-    #[test]
-    fn foreign_origins_are_refused() {
-        let config = Config { allowed_origins: vec!["https://ide.example".into()], ..Config::default() };
-        let check = |origin: &str| check_origin(&config, &headers(header::ORIGIN, origin)).is_ok();
-        assert!(check("http://localhost:3000") && check("https://ide.example") && check("http://127.0.0.1"));
-        assert!(!check("https://evil.example") && !check("null") && !check("http://localhost.evil.example"));
-        assert!(check_origin(&config, &HeaderMap::new()).is_ok());
-    }
+    })
 }
