@@ -3,7 +3,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use mcp_daemon::control::Controlled;
+use http::{Method, StatusCode, Uri};
+use mcp_daemon::control::{Acting, Controlled, at_once};
 use mcp_daemon::exit::chain;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -45,6 +46,13 @@ impl Controlled for Ops {
 
     fn metrics(&self) -> String {
         self.gate.metrics.encode()
+    }
+
+    fn act(&self, method: &Method, uri: &Uri) -> Option<Acting<'_>> {
+        match (method.as_str(), uri.path()) {
+            ("GET" | "HEAD", "/routes") => Some(at_once(StatusCode::OK, self.gate.router.report())),
+            _ => None,
+        }
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {
