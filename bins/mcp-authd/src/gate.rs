@@ -18,7 +18,7 @@ use mcp_daemon::mcp;
 use crate::answer;
 use crate::audit::{Audit, Entry};
 use crate::config::Config;
-use crate::credentials::{Credentials, Current, Presented, Refused, bearer, now};
+use crate::credentials::{Credentials, Current, Presented, Refused, bearer, jwt, now};
 use crate::front::health::Health;
 use crate::front::{self, Connection};
 use crate::identity::Identity;
@@ -151,9 +151,17 @@ impl Gate {
         entry: &mut Entry,
     ) -> Result<Arc<Identity>, Response<Body>> {
         let token = bearer::token(headers, config.limits.credential.bytes());
-        let identified = token
-            .clone()
-            .and_then(|token| self.credentials.load().identify(&Presented::Bearer(token), now()));
+        let identify = || {
+            let token = token.clone()?;
+            self.credentials.load().identify(&Presented::Bearer(token), now())
+        };
+        let mut identified = identify();
+        if let Err(Refused::UnknownKey(issuer)) = &identified
+            // Boxed: it is rare, and every request would have to carry the room for it.
+            && Box::pin(jwt::fetch::at_once(&self.credentials, issuer)).await
+        {
+            identified = identify();
+        }
         identified.map(Arc::new).map_err(|refused| {
             entry.because(&refused);
             if let Ok(token) = token {

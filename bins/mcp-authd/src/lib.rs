@@ -14,6 +14,7 @@ pub mod gate;
 pub mod identity;
 pub mod leash;
 pub mod metrics;
+mod object;
 pub mod ops;
 pub mod policy;
 pub mod reload;
