@@ -12,6 +12,7 @@ pub fn check(config: &Config) -> Result<(), ConfigProblem> {
         return refuse("path", "must start with `/`, like /mcp");
     }
     super::jwt::check(&config.jwt)?;
+    super::policy::check(config)?;
     if config.tls.is_none() && !config.allow_plaintext {
         for listen in config.listeners() {
             if let Listen::Tcp(address) = listen

@@ -150,7 +150,10 @@ pub fn check(issuers: &[Issuer]) -> Result<(), ConfigProblem> {
             }
             (_, [true, false] | [false, true], false) => {}
             _ => {
-                return refuse("keys", "expected exactly one of keys and jwks, and secret_file for HS* alone");
+                return refuse(
+                    "keys",
+                    "expected exactly one of keys and jwks, and secret_file for HS* alone",
+                );
             }
         }
         if issuer.leeway.duration() > MAX_LEEWAY {

@@ -4,6 +4,7 @@ pub mod body;
 pub mod headers;
 pub mod health;
 pub mod hosts;
+pub mod metadata;
 
 use std::net::IpAddr;
 use std::sync::Arc;
