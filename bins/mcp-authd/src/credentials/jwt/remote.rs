@@ -14,7 +14,7 @@ use crate::config::jwt::KeyUrl;
 /// hammer the key server.
 const AGAIN: Duration = Duration::from_secs(60);
 /// Pause after a first failure; each further one doubles it, up to the usual pause.
-const FIRST_RETRY: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// One issuer's key set. It outlives reloads that leave its URL alone.
 pub struct Remote {
@@ -142,7 +142,7 @@ mod tests {
             remote.end(start, false);
             pauses.push((remote.due().unwrap() - start).as_secs());
         }
-        assert_eq!(pauses[..5], [5, 10, 20, 40, 80]);
+        assert_eq!(pauses[..5], [1, 2, 4, 8, 16]);
         assert_eq!(pauses[39], REFRESH.as_secs());
         remote.end(start, true);
         remote.end(start, false);
