@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
+use http::{Method, Request, Response, StatusCode, header, request};
 use hyper::body::{Body as _, Incoming};
 use mcp_daemon::body::Body;
 use mcp_daemon::config::ConfigProblem;
@@ -18,16 +18,16 @@ use mcp_daemon::mcp;
 use crate::answer;
 use crate::audit::{Audit, Entry};
 use crate::config::Config;
-use crate::credentials::{Credentials, Current, Presented, Refused, bearer, now};
+use crate::credentials::{Credentials, Current, Presented, Refused, bearer, jwt, now};
 use crate::front::health::Health;
 use crate::front::manners::{Manners, preflight};
 use crate::front::tls::{CurrentFace, Face};
-use crate::front::{self, Connection};
+use crate::front::{self, Connection, metadata};
 use crate::identity::Identity;
 use crate::leash::Leash;
 use crate::limits::{Limits, Place};
 use crate::metrics::Metrics;
-use crate::policy;
+use crate::policy::{self, headers::HEADER_MISMATCH};
 use crate::route::{Forwarded, Router, Table, Unserved};
 use crate::{address, config};
 
@@ -146,7 +146,7 @@ impl Gate {
             self.count_stranger(from)?;
             return Err(self.beside(config, &head).await);
         }
-        let identity = self.identify(config, &head.headers, connection, from, entry).await?;
+        let identity = self.identify(config, &head, connection, from, entry).await?;
         entry.is_from(&identity);
         let body = match head.method {
             Method::POST => front::body::read(config, body).await?,
@@ -158,6 +158,7 @@ impl Gate {
     /// Paths other than MCP's.
     async fn beside(&self, config: &Config, head: &request::Parts) -> Response<Body> {
         match (&head.method, head.uri.path()) {
+            (_, path) if metadata::is_at(config, path) => metadata::answer(config, head),
             (&Method::GET | &Method::HEAD, "/health") => {
                 self.health.answer(config, self.life.is_draining()).await
             }
@@ -175,19 +176,28 @@ impl Gate {
     async fn identify(
         &self,
         config: &Config,
-        headers: &HeaderMap,
+        head: &request::Parts,
         connection: &Connection,
         from: Option<IpAddr>,
         entry: &mut Entry,
     ) -> Result<Arc<Identity>, Response<Body>> {
-        let token = bearer::token(headers, config.limits.credential.bytes());
+        let token = bearer::token(&head.headers, config.limits.credential.bytes());
         let shown = connection.secure.as_ref().and_then(|secure| secure.shown.as_ref());
-        let presented = match (&token, shown) {
-            (Ok(token), _) => Ok(Presented::Bearer(token)),
-            (Err(Refused::Missing), Some(shown)) => Ok(Presented::Certificate(shown)),
-            (Err(refused), _) => Err(refused.clone()),
+        let identify = || {
+            let presented = match (&token, shown) {
+                (Ok(token), _) => Presented::Bearer(token),
+                (Err(Refused::Missing), Some(shown)) => Presented::Certificate(shown),
+                (Err(refused), _) => return Err(refused.clone()),
+            };
+            self.credentials.load().identify(&presented, now())
         };
-        let identified = presented.and_then(|presented| self.credentials.load().identify(&presented, now()));
+        let mut identified = identify();
+        if let Err(Refused::UnknownKey(issuer)) = &identified
+            // Boxed: it is rare, and every request would have to carry the room for it.
+            && Box::pin(jwt::fetch::at_once(&self.credentials, issuer)).await
+        {
+            identified = identify();
+        }
         let refused = match identified {
             Ok(identity) => {
                 connection.stranger.is_known();
@@ -204,7 +214,7 @@ impl Gate {
             let held = self.limits.wrong.hold(&config.wrong, Place::of(from), &self.life).await;
             held.map_err(|more| too_many("null", more.0))?;
         }
-        Err(challenge(&refused))
+        Err(challenge(config, head, &refused))
     }
 
     /// Counts a request without a good credential.
@@ -214,33 +224,11 @@ impl Gate {
 
     /// Does what a request that was let in asks for.
     async fn serve(&self, config: &Config, admitted: Admitted, entry: &mut Entry) -> Response<Body> {
+        let id = match self.permit(config, &admitted, entry) {
+            Ok(id) => id,
+            Err(answered_here) => return answered_here,
+        };
         let Admitted { identity, head, body } = admitted;
-        let mut id = String::from("null");
-        if head.method == Method::POST {
-            let read = match policy::read(&body) {
-                Ok(read) => read,
-                Err(malformed) => {
-                    return answer::refused(
-                        StatusCode::BAD_REQUEST,
-                        "null",
-                        malformed.code(),
-                        &malformed.to_string(),
-                    );
-                }
-            };
-            if let Some(raw) = read.id {
-                raw.get().clone_into(&mut id);
-            }
-            entry.asks(&read.messages);
-            for asked in &read.messages {
-                let missing =
-                    policy::missing(&config.require, identity.route.as_str(), asked, &identity.scopes);
-                if !missing.is_empty() {
-                    entry.because(format_args!("needs the scopes {}", missing.join(" ")));
-                    return insufficient(&id, &missing);
-                }
-            }
-        }
         if let Err(wait) = self.limits.subject(&identity.subject) {
             entry.because("too many requests of this subject");
             return too_many(&id, wait);
@@ -260,29 +248,73 @@ impl Gate {
             }
         }
     }
+
+    /// The raw id of a request that may go on to its route, `null` where it has none; or what it is answered here.
+    fn permit(
+        &self,
+        config: &Config,
+        admitted: &Admitted,
+        entry: &mut Entry,
+    ) -> Result<String, Response<Body>> {
+        let Admitted { identity, head, body } = admitted;
+        let lacking = |asked: &[policy::Asked<'_>]| {
+            policy::lacking(&config.require, identity.route.as_str(), asked, &identity.scopes)
+        };
+        let mut id = String::from("null");
+        let mut is_acknowledged = false;
+        let needed = if head.method == Method::POST {
+            let read = policy::read(body, !config.require.is_empty()).map_err(|malformed| {
+                entry.because(&malformed);
+                let said = malformed.to_string();
+                answer::refused(StatusCode::BAD_REQUEST, "null", malformed.code(), &said)
+            })?;
+            if let Some(raw) = read.id {
+                raw.get().clone_into(&mut id);
+            }
+            entry.asks(&read.messages);
+            if let Some(header) = policy::headers::contradiction(&head.headers, &read) {
+                let said = format!("Header mismatch: {header} does not say what the body says");
+                entry.because(&said);
+                return Err(answer::refused(StatusCode::BAD_REQUEST, &id, HEADER_MISMATCH, &said));
+            }
+            is_acknowledged = read.is_initialized() && self.acknowledges(identity);
+            lacking(&read.messages)
+        } else {
+            lacking(&[policy::Asked::default()])
+        };
+        match needed {
+            Some(needed) => {
+                entry.because(format_args!("needs the scopes {}", needed.join(" ")));
+                Err(insufficient(config, head, &id, &needed))
+            }
+            None if is_acknowledged => Err(answer::accepted()),
+            None => Ok(id),
+        }
+    }
+
+    /// Whether `notifications/initialized` is answered here: some upstreams choke on it.
+    fn acknowledges(&self, identity: &Identity) -> bool {
+        let table = self.router.table();
+        table.settings(&identity.route).is_some_and(|settings| settings.acknowledge_initialized)
+    }
 }
 
-/// 401, and how to do better (RFC 6750, 3; RFC 9728, 5.1).
-fn challenge(refused: &Refused) -> Response<Body> {
+/// 401, and how to do better.
+fn challenge(config: &Config, head: &request::Parts, refused: &Refused) -> Response<Body> {
     let mut answer =
         answer::refused(StatusCode::UNAUTHORIZED, "null", mcp::INVALID_REQUEST, refused.sentence());
-    let value = if refused.is_wrong() { "Bearer error=\"invalid_token\"" } else { "Bearer" };
-    answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(value));
+    let error = refused.is_wrong().then_some("invalid_token");
+    let challenge = metadata::challenge(config, head, error, &metadata::basic_scopes(config));
+    answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     answer
 }
 
-/// 403, and which scopes would do (RFC 6750, 3.1).
-fn insufficient(id: &str, missing: &[&str]) -> Response<Body> {
-    let mut answer = answer::refused(
-        StatusCode::FORBIDDEN,
-        id,
-        mcp::INVALID_REQUEST,
-        "this token is not allowed to do that",
-    );
-    let value = format!("Bearer error=\"insufficient_scope\", scope=\"{}\"", missing.join(" "));
-    if let Ok(value) = HeaderValue::from_str(&value) {
-        answer.headers_mut().insert(header::WWW_AUTHENTICATE, value);
-    }
+/// 403, and which scopes would do.
+fn insufficient(config: &Config, head: &request::Parts, id: &str, needed: &[&str]) -> Response<Body> {
+    let said = "this token is not allowed to do that";
+    let mut answer = answer::refused(StatusCode::FORBIDDEN, id, mcp::INVALID_REQUEST, said);
+    let challenge = metadata::challenge(config, head, Some("insufficient_scope"), needed);
+    answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     answer
 }
 

@@ -95,10 +95,19 @@ pub struct Identity {
 pub enum Standing {
     /// The digest of the authorities that vouch for a certificate, and of the rules; good as long as both stay.
     Certificate([u8; 32]),
-    /// The digest of the key and the rules that a JWT was checked with.
-    Jwt([u8; 32]),
+    /// What a JWT was checked with; good as long as an issuer has that key under the same rules.
+    Jwt(JwtStanding),
     /// The key under which a static token is looked up; means nothing in another process.
     Token([u8; 32]),
+}
+
+/// What a JWT was checked with. The digests mean nothing in another process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct JwtStanding {
+    /// Of the issuer's key.
+    pub key: [u8; 32],
+    /// Of the issuer's settings.
+    pub rules: [u8; 32],
 }
 
 #[cfg(test)]

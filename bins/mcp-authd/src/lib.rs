@@ -15,6 +15,7 @@ pub mod identity;
 pub mod leash;
 pub mod limits;
 pub mod metrics;
+mod object;
 pub mod ops;
 pub mod policy;
 pub mod reload;

@@ -29,6 +29,7 @@ mod framing;
 mod gate;
 mod ground;
 mod http_front;
+mod key_server;
 mod methods;
 mod mishap;
 mod modern;
@@ -66,6 +67,7 @@ pub use fake::{
 pub use flavour::{Flavour, UnknownFlavour};
 pub use gate::{Gate, Waiting};
 pub use ground::{Ground, fake_backend};
+pub use key_server::KeyServer;
 pub use mishap::Mishap;
 pub use process::{Process, misbehaving_server};
 pub use real::{have, real_script};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use authd::audit::Audit;
 use authd::config::{Config, DAEMON};
+use authd::credentials::jwt;
 use authd::front;
 use authd::gate::{Gate, Prepared};
 use authd::ops::Ops;
@@ -40,6 +41,7 @@ pub fn run(args: Serve) -> Done {
         }
         let names: Vec<String> = listeners.iter().map(|listener| listener.local().to_string()).collect();
         let gate = Gate::new(prepared, audit.clone(), life.clone());
+        jwt::fetch::keep_fresh(gate.credentials.clone(), config.state_dir.clone(), &life);
         let reload = Arc::new(Reload {
             gate: gate.clone(),
             config_file,

@@ -11,6 +11,8 @@ pub fn check(config: &Config) -> Result<(), ConfigProblem> {
     if !config.path.starts_with('/') {
         return refuse("path", "must start with `/`, like /mcp");
     }
+    super::jwt::check(&config.jwt)?;
+    super::policy::check(config)?;
     if config.tls.is_none() && !config.allow_plaintext {
         for listen in config.listeners() {
             if let Listen::Tcp(address) = listen

@@ -73,7 +73,7 @@ pub struct Config {
     pub audit: Audit,
     /// Address for `GET /ready` and `GET /metrics` alone, for Kubernetes and Prometheus.
     pub observe: Option<Listen>,
-    /// Where the last use of each token is kept; default `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/mcp-authd`.
+    /// Where the last use of each token and fetched keys are kept; default `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/mcp-authd`.
     pub state_dir: Option<PathBuf>,
     /// Bounds.
     pub limits: Limits,

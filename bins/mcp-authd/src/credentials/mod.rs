@@ -5,6 +5,8 @@
 
 pub mod bearer;
 pub mod certificates;
+pub mod jwt;
+mod keyed;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -12,9 +14,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, Guard};
 use mcp_daemon::config::ConfigProblem;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use self::certificates::{Certificates, Shown};
+use self::jwt::Issuers;
 use self::tokens::Tokens;
 use crate::config::Config;
 use crate::identity::{Identity, Standing};
@@ -23,6 +26,7 @@ use crate::identity::{Identity, Standing};
 pub struct Credentials {
     tokens: Tokens,
     certificates: Option<Certificates>,
+    issuers: Issuers,
 }
 
 /// What a request brought to show who it is from.
@@ -46,6 +50,9 @@ pub enum Refused {
     /// Its time is over.
     #[error("the token of {0} has expired")]
     Expired(String),
+    /// A JWT that is worth nothing.
+    #[error("a JWT was refused: {0}")]
+    Jwt(#[from] jwt::Invalid),
     /// Not in the form `Bearer TOKEN`, or too long.
     #[error("the Authorization header is not `Bearer TOKEN`")]
     Malformed,
@@ -58,6 +65,9 @@ pub enum Refused {
     /// Nobody knows it.
     #[error("nobody knows this token")]
     Unknown,
+    /// A JWT of this issuer, by a key that was not in its set when that was last fetched (see [`jwt::fetch::at_once`]).
+    #[error("a JWT of {0} was made by none of the keys known")]
+    UnknownKey(Box<str>),
 }
 
 impl Refused {
@@ -67,9 +77,12 @@ impl Refused {
             Refused::Certificate(_) => "this client certificate is not valid here",
             Refused::Missing => "a bearer token is needed here",
             Refused::Malformed => "the Authorization header must be `Bearer TOKEN`",
-            Refused::Disabled(_) | Refused::Expired(_) | Refused::NotYet(_) | Refused::Unknown => {
-                "this token is not valid here"
-            }
+            Refused::Disabled(_)
+            | Refused::Expired(_)
+            | Refused::Jwt(_)
+            | Refused::NotYet(_)
+            | Refused::Unknown
+            | Refused::UnknownKey(_) => "this token is not valid here",
         }
     }
 
@@ -83,18 +96,28 @@ impl Credentials {
     /// Reads everything that the settings name.
     pub fn load(config: &Config) -> Result<Self, ConfigProblem> {
         let certificates = Certificates::load(config.tls.as_ref())?;
-        Ok(Self { tokens: Tokens::load(config)?, certificates })
+        Ok(Self { tokens: Tokens::load(config)?, certificates, issuers: Issuers::load(config)? })
     }
 
     /// What a credential is worth at `now`, seconds since 1970.
     pub fn identify(&self, presented: &Presented<'_>, now: u64) -> Result<Identity, Refused> {
         match presented {
-            Presented::Bearer(token) => self.tokens.identify(token, now),
+            Presented::Bearer(token) => match self.tokens.identify(token, now) {
+                Err(Refused::Unknown) if !self.issuers.is_empty() && jwt::is_token(token) => {
+                    self.issuers.identify(token, now)
+                }
+                identified => identified,
+            },
             Presented::Certificate(shown) => match &self.certificates {
                 Some(certificates) => certificates.identify(shown, now),
                 None => Err(Refused::Missing),
             },
         }
+    }
+
+    /// The issuers of JWTs.
+    pub fn issuers(&self) -> &Issuers {
+        &self.issuers
     }
 
     /// Whether an identity that was given out earlier is still good: same credential, same subject, route and scopes.
@@ -106,7 +129,7 @@ impl Credentials {
                 Standing::Certificate(_) => {
                     self.certificates.as_ref().is_some_and(|certificates| certificates.still(identity))
                 }
-                Standing::Jwt(_) => false,
+                Standing::Jwt(standing) => self.issuers.still(standing),
             }
     }
 }
@@ -120,6 +143,7 @@ pub fn now() -> u64 {
 pub struct Current {
     credentials: ArcSwap<Credentials>,
     epoch: watch::Sender<u64>,
+    fetcher: Notify,
 }
 
 /// Tells of each newer reading.
@@ -128,7 +152,11 @@ pub struct Changes(watch::Receiver<u64>);
 impl Current {
     /// Begins with a first reading.
     pub fn new(credentials: Credentials) -> Arc<Self> {
-        Arc::new(Self { credentials: ArcSwap::from_pointee(credentials), epoch: watch::Sender::new(0) })
+        Arc::new(Self {
+            credentials: ArcSwap::from_pointee(credentials),
+            epoch: watch::Sender::new(0),
+            fetcher: Notify::new(),
+        })
     }
 
     /// The newest reading, for a moment.
@@ -137,9 +165,25 @@ impl Current {
     }
 
     /// Replaces it; whoever waits for [`Changes`] hears of it.
-    pub fn replace(&self, credentials: Credentials) {
+    pub fn replace(&self, mut credentials: Credentials) {
+        credentials.issuers.inherit(&self.load().issuers);
         self.credentials.store(Arc::new(credentials));
+        self.changed();
+    }
+
+    /// Tells whoever waits for [`Changes`] that the newest reading is worth another look: an issuer's keys are others.
+    pub fn changed(&self) {
         self.epoch.send_modify(|epoch| *epoch += 1);
+    }
+
+    /// Has [`jwt::fetch`] look at once what is due.
+    pub fn wake_fetcher(&self) {
+        self.fetcher.notify_one();
+    }
+
+    /// Ends at the next [`Current::wake_fetcher`], or at once after one that nobody heard.
+    pub async fn fetcher_woken(&self) {
+        self.fetcher.notified().await;
     }
 
     /// Tells of each replacement from now on.

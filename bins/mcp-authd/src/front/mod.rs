@@ -6,6 +6,7 @@ pub mod headers;
 pub mod health;
 pub mod hosts;
 pub mod manners;
+pub mod metadata;
 pub mod tls;
 
 use std::net::IpAddr;
