@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Request;
 use mcp_daemon::control;
 use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::files;
@@ -276,9 +278,10 @@ fn serve_stdio(args: Stdio, command: Option<Vec<String>>) -> Done {
             Engine::new(config, own_headers, back, Store::in_memory(), Found::default(), life.clone());
         let caller = Caller { subject: Arc::default(), route: None };
         let handler = engine.clone();
-        let call = move |request| {
+        let call = move |request: Request<Bytes>| {
             let (engine, caller) = (handler.clone(), caller.clone());
-            async move { engine.handle(caller, request).await }
+            let (head, body) = request.into_parts();
+            async move { engine.handle(caller, head.method, head.headers, body).await }
         };
         front::stdio::run(tokio::io::stdin(), tokio::io::stdout(), life.clone(), call).await;
         life.drain();

@@ -239,7 +239,9 @@ async fn send(engine: &Arc<Engine>, mut request: Request<Bytes>) -> Result<Answe
 /// Asks through sessiond.
 async fn through(engine: &Arc<Engine>, body: &'static str, session: Option<&str>) -> Answer {
     let caller = Caller { subject: Arc::default(), route: None };
-    match tokio::time::timeout(PATIENCE, engine.handle(caller, post(body, session))).await {
+    let (head, body) = post(body, session).into_parts();
+    let asked = engine.handle(caller, head.method, head.headers, body);
+    match tokio::time::timeout(PATIENCE, asked).await {
         Ok(answer) => Answer::read(answer).await,
         Err(_elapsed) => Answer::read(reply::failed("null", "no answer in time")).await,
     }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::collect::{Chain, collect};
 use super::engine::Engine;
-use super::headers::Kept;
+use super::headers::Letterhead;
 use super::heal::{self, Asked};
 use super::learn::learn;
 use super::park::park;
@@ -45,8 +45,8 @@ pub struct Call {
     pub method: Box<str>,
     /// The message, byte for byte.
     pub body: Bytes,
-    /// The headers that go upstream, without those of the session; kept for another try.
-    pub headers: Kept,
+    /// The headers that go upstream, without those of the session.
+    pub letterhead: Letterhead,
     /// Whether the client takes a stream for an answer.
     pub takes_stream: bool,
 }
@@ -76,11 +76,11 @@ pub enum Outcome {
     },
 }
 
-/// Carries a request to its answer; `headers` are those of `call`, for the first try.
-pub async fn run(engine: &Arc<Engine>, call: Arc<Call>, headers: HeaderMap) -> Response<Body> {
-    let live = call.session.begin(engine, &headers);
+/// Carries a request to its answer.
+pub async fn run(engine: &Arc<Engine>, call: Arc<Call>) -> Response<Body> {
+    let live = call.session.begin(engine, &call.letterhead);
     let outcome = match &live {
-        Some(live) => match try_once(engine, &call, headers, live, Progress::default()).await {
+        Some(live) => match try_once(engine, &call, live, Progress::default()).await {
             Outcome::Answer(answer) => return answer,
             outcome => Some(outcome),
         },
@@ -115,7 +115,7 @@ pub async fn mend(
             Ok(live) => live,
             Err(answer) => return answer,
         };
-        let outcome = try_once(&engine, &call, call.headers.to_map(), &live, progress).await;
+        let outcome = try_once(&engine, &call, &live, progress).await;
         tried = Some((live, outcome));
     }
 }
@@ -195,17 +195,11 @@ async fn may_run_twice(engine: &Arc<Engine>, call: &Call, progress: &mut Progres
 }
 
 /// Sends the request once.
-async fn try_once(
-    engine: &Arc<Engine>,
-    call: &Arc<Call>,
-    headers: HeaderMap,
-    live: &Live,
-    progress: Progress,
-) -> Outcome {
+async fn try_once(engine: &Arc<Engine>, call: &Arc<Call>, live: &Live, progress: Progress) -> Outcome {
     let upstream = &call.session.upstream;
     let flight = upstream.enter(engine);
     let mut hung = pin!(upstream.hung.notified());
-    let request = post(headers, live, call.body.clone());
+    let request = post(call.letterhead.to_map(), live, call.body.clone());
     let lost = |flavour, did_not_run| Outcome::Lost { flavour, did_not_run };
     let answer = tokio::select! {
         biased;
@@ -255,9 +249,9 @@ async fn receive(
     hung: Pin<&mut Notified<'_>>,
     progress: Progress,
 ) -> Outcome {
-    flight.heard();
     let (mut head, body) = answer.into_parts();
     if head.status.is_success() && reply::is_stream(&head.headers) {
+        flight.heard();
         reply::outward(&mut head.headers);
         let body = Box::pin(Chain::look_ahead(body)).await;
         let stream = CallStream::new(engine.clone(), call.clone(), live.clone(), body, flight, progress);
@@ -312,10 +306,10 @@ async fn receive(
 
 impl Session {
     /// A message of the client came: counts as use. The way upstream, if there is one.
-    pub(super) fn begin(self: &Arc<Self>, engine: &Arc<Engine>, headers: &HeaderMap) -> Option<Live> {
+    pub(super) fn begin(self: &Arc<Self>, engine: &Arc<Engine>, letterhead: &Letterhead) -> Option<Live> {
         let mut inner = self.lock();
         inner.used = Instant::now();
-        inner.keep_headers(headers);
+        inner.keep(letterhead);
         let live = inner.live();
         let listen =
             live.is_some() && inner.streams.as_ref().is_some_and(|streams| streams.listener.is_parked());
