@@ -14,6 +14,7 @@ pub mod control;
 pub mod exit;
 pub mod fds;
 pub mod files;
+mod gather;
 pub mod heap;
 pub mod life;
 pub mod listener;
