@@ -86,6 +86,7 @@ pub async fn examine(
     }
     tell(Grade::Good, "reachability", "the server answers".into());
     let flavour = match verdict::judge(answer.status, &answer.headers, &answer.body) {
+        Verdict::Claimed(_) => (Grade::Good, "the server is asked once more before the session is healed"),
         Verdict::Lost(_) => (Grade::Good, "this is healed at once"),
         Verdict::Doubtful(_) => {
             (Grade::Good, "does not name the session, so the server is asked before the session is healed")

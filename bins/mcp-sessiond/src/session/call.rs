@@ -66,7 +66,14 @@ pub enum Outcome {
     /// With an answer for the client.
     Answer(Response<Body>),
     /// With an answer that may be about a lost session.
-    Doubtful(Flavour, Response<Body>),
+    Doubtful {
+        /// How the loss would show.
+        flavour: Flavour,
+        /// The answer.
+        answer: Response<Body>,
+        /// Whether it is proven that the request did not run, should the session be lost.
+        did_not_run: bool,
+    },
     /// With a loss.
     Lost {
         /// How it shows.
@@ -132,14 +139,13 @@ async fn settle(
         Outcome::Answer(answer) => return Some(answer),
         Outcome::Lost { flavour, did_not_run } => (flavour, did_not_run, None),
         // Healed once for this request already: the same again is the answer.
-        Outcome::Doubtful(_, answer) if progress.doubted => return Some(answer),
-        Outcome::Doubtful(flavour, answer) => {
+        Outcome::Doubtful { answer, .. } if progress.doubted => return Some(answer),
+        Outcome::Doubtful { flavour, answer, did_not_run } => {
             progress.doubted = true;
             if heal::ask(engine, &call.session, live).await == Asked::Alive {
                 return Some(answer);
             }
-            // A refusal did not run; what an intermediary swallowed may have.
-            (flavour, matches!(flavour, Flavour::BadRequest | Flavour::RpcError), Some(answer))
+            (flavour, did_not_run, Some(answer))
         }
     };
     engine.lost(&call.session, live.generation, flavour);
@@ -298,7 +304,12 @@ async fn receive(
     let answer = || reply::error_answer(head.status, head.headers.clone(), body.clone(), &call.id);
     match verdict {
         Verdict::Answer => Outcome::Answer(answer()),
-        Verdict::Doubtful(flavour) => Outcome::Doubtful(flavour, answer()),
+        Verdict::Claimed(flavour) => Outcome::Doubtful { flavour, answer: answer(), did_not_run: true },
+        Verdict::Doubtful(flavour) => {
+            // A refusal did not run; what an intermediary swallowed may have.
+            let did_not_run = matches!(flavour, Flavour::BadRequest | Flavour::RpcError);
+            Outcome::Doubtful { flavour, answer: answer(), did_not_run }
+        }
         Verdict::Lost(flavour) => Outcome::Lost { flavour, did_not_run: true },
         Verdict::NotForwarded => Outcome::Lost { flavour: Flavour::Refused, did_not_run: true },
     }

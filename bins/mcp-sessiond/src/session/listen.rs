@@ -141,7 +141,9 @@ async fn read(
         let said =
             Box::pin(collect(body, 1 << 16)).await.ok().and_then(|body| body.joined()).unwrap_or_default();
         return match verdict::judge(head.status, &head.headers, &said) {
-            Verdict::Lost(flavour) | Verdict::Doubtful(flavour) => End::Lost(flavour),
+            Verdict::Claimed(flavour) | Verdict::Doubtful(flavour) | Verdict::Lost(flavour) => {
+                End::Lost(flavour)
+            }
             Verdict::NotForwarded => End::Lost(Flavour::Refused),
             Verdict::Answer => End::Unsupported,
         };

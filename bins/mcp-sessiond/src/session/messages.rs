@@ -50,7 +50,7 @@ pub async fn notify(
             let body =
                 collect(body, ERROR_BODY).await.ok().and_then(|body| body.joined()).unwrap_or_default();
             match verdict::judge(head.status, &head.headers, &body) {
-                Verdict::Lost(flavour) => Some(flavour),
+                Verdict::Claimed(flavour) | Verdict::Lost(flavour) => Some(flavour),
                 Verdict::NotForwarded => Some(Flavour::Refused),
                 Verdict::Answer | Verdict::Doubtful(_) => {
                     log::debug!(session = session.key.short(), status = head.status.as_u16(), method = envelope.method(); "notification refused by the server");

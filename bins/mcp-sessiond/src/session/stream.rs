@@ -298,8 +298,9 @@ impl Pump {
             }
             Some(Glance::Error) => match verdict::judge(StatusCode::OK, &http::HeaderMap::new(), &data) {
                 Verdict::Lost(flavour) => self.mend(flavour, true),
-                Verdict::Doubtful(flavour) => {
-                    self.go_on(Outcome::Doubtful(flavour, framed(data, bare(block))))
+                Verdict::Claimed(flavour) | Verdict::Doubtful(flavour) => {
+                    let answer = framed(data, bare(block));
+                    self.go_on(Outcome::Doubtful { flavour, answer, did_not_run: true })
                 }
                 Verdict::Answer | Verdict::NotForwarded => Some(self.answer(bare(block))),
             },

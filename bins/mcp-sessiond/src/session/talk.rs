@@ -145,7 +145,7 @@ async fn exchange(
 fn refusal(method: &'static str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> TalkError {
     let what = format!("the server answered {method} with {status}");
     match verdict::judge(status, headers, body) {
-        Verdict::Lost(_) => TalkError::Lost(what),
+        Verdict::Claimed(_) | Verdict::Lost(_) => TalkError::Lost(what),
         Verdict::NotForwarded => TalkError::Unreachable(what),
         Verdict::Answer | Verdict::Doubtful(_) if status.is_server_error() => TalkError::Unable(what),
         Verdict::Answer | Verdict::Doubtful(_) => TalkError::Refused(what),
