@@ -1,6 +1,8 @@
 //! Reading a TOML file into a type that can only hold what works; every mistake is one line that names the file, the
 //! line, the key and what is expected. Unknown keys are errors where the type says `deny_unknown_fields`.
 
+mod nearest;
+
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -99,7 +101,7 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigEr
             path: path.to_owned(),
             line: text.bytes().take(at).filter(|b| *b == b'\n').count() + 1,
             key,
-            message: one_line(error.message()),
+            message: nearest::shortened(&one_line(error.message())),
         }
     };
     let deserializer = toml::Deserializer::parse(text).map_err(|error| invalid(String::new(), &error))?;

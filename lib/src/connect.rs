@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::{self, ClientConfig, crypto::aws_lc_rs, pki_types::ServerName};
 
+use crate::gather::poll_write_all_in_one;
 use crate::upstream::socket_of;
 
 /// Opens connections for the client.
@@ -158,7 +159,12 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, slices))
+        match self.get_mut() {
+            Stream::Tcp(stream) => poll_write_all_in_one(Pin::new(stream), cx, slices),
+            // Gathers them itself.
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Stream::Unix(stream) => poll_write_all_in_one(Pin::new(stream), cx, slices),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -101,7 +101,9 @@ pub fn name_of(host: &str) -> &str {
 /// Whether a name, without its port, leads to this machine alone.
 pub fn is_loopback(name: &str) -> bool {
     let name = name.trim_end_matches('.');
-    name.eq_ignore_ascii_case("localhost")
+    // What nearly everybody says comes first: parsing costs more.
+    name == "127.0.0.1"
+        || name.eq_ignore_ascii_case("localhost")
         || name == "[::1]"
         || name.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback())
 }

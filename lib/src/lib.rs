@@ -15,6 +15,7 @@ pub mod control;
 pub mod exit;
 pub mod fds;
 pub mod files;
+mod gather;
 pub mod heap;
 pub mod hosts;
 pub mod inbound;

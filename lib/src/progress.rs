@@ -15,6 +15,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::body::{Body, BodyError};
+use crate::gather::poll_write_all_in_one;
 
 /// Shared by the connection's reader, its service and its task, which all run in that one task; atomics only because
 /// the task may move between threads.
@@ -189,7 +190,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        let polled = poll_write_all_in_one(Pin::new(&mut self.stream), cx, slices);
         self.note(polled)
     }
 

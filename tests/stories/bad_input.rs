@@ -69,7 +69,8 @@ async fn a_wrong_command_line_is_one_line_that_names_the_word() {
         (&["--listen"], &["--listen"]),
         (&["--upstream", "ftp://x/"], &["ftp://x/", "http://127.0.0.1:8080/mcp"]),
         (&["frobnicate"], &["frobnicate"]),
-        (&["check"], &["--config"]),
+        (&["check", "--listen", "nonsense"], &["nonsense", "127.0.0.1:9121"]),
+        (&["check", "--upstream", NOBODY, "--"], &["--"]),
         (&["--upstream", NOBODY, "--ready-fd", "seven"], &["seven"]),
         (&["--upstream", NOBODY, "--"], &["--"]),
         (&["status", "--", "serena"], &["--"]),
@@ -103,7 +104,10 @@ async fn a_wrong_settings_file_is_one_line_with_file_line_and_key() {
     let bench = Bench::new();
     for (content, words) in [
         ("upstream = 'http://127.0.0.1:9/mcp'\nparked_tim = '5s'\n", &[":2", "parked_tim"][..]),
-        ("upstream = 'http://127.0.0.1:9/mcp'\n[limits]\nparked_tim = '5s'\n", &[":3", "parked_tim"]),
+        (
+            "upstream = 'http://127.0.0.1:9/mcp'\n[limits]\nparked_tim = '5s'\n",
+            &[":3", "limits.parked_tim", "one of `parked_time`, ", " others"],
+        ),
         ("upstream = 'http://127.0.0.1:9/mcp\n", &[":1"]),
         ("[[listener]\n", &[":1"]),
         ("upstream = 5\n", &[":1", "upstream"]),
@@ -133,8 +137,7 @@ async fn a_wrong_settings_file_is_one_line_with_file_line_and_key() {
         let file = bench.write("x.toml", content);
         let words = [words, &["x.toml"]].concat();
         bench.refuses(&["check", "--config", &file], CONFIG, &words).await;
-        // Served with the same file, it says the same; without an upstream at all it need not name the file.
-        bench.refuses(&["--config", &file], CONFIG, &words[..words.len() - 1]).await;
+        bench.refuses(&["--config", &file], CONFIG, &words).await;
     }
     let output =
         bench.run(&["check", "--config", &bench.write("x.toml", "headers = ['X-Key secret-value']\n")]).await;
@@ -165,6 +168,44 @@ async fn a_good_file_is_called_right_and_nothing_is_started() {
     assert!(String::from_utf8(output.stdout).unwrap().contains("x.toml"));
     assert!(output.stderr.is_empty());
     assert!(!bench.path("state").exists() && !bench.path("run").exists(), "nothing was made");
+}
+
+#[tokio::test]
+async fn flags_are_checked_as_they_are_for_serving() {
+    let bench = Bench::new();
+    let missing = bench.path("missing").to_str().unwrap().to_owned();
+    let file = bench.write("x.toml", "exec = ['serena']\n");
+    for (flags, words) in [
+        (&[][..], &["upstream: missing", "--upstream"][..]),
+        (&["--upstream", NOBODY, "--", "serena"], &["exec: given beside `upstream`"]),
+        (&["--config", &file, "--upstream", NOBODY], &["exec: given beside `upstream`"]),
+        (&["--upstream", "unix:/run/{route}/mcp.sock"], &["upstream: has {route}"]),
+        (&["--upstream", NOBODY, "--header", "x"], &["headers: ", "Name: value"]),
+        (&["--upstream", NOBODY, "--token-file", &missing], &["token_file: ", &missing]),
+    ] {
+        bench.refuses(&[&["check"], flags].concat(), CONFIG, words).await;
+        if !flags.is_empty() {
+            bench.refuses(flags, CONFIG, words).await;
+        }
+    }
+    for flags in [
+        &[
+            "--listen",
+            "127.0.0.1:0",
+            "--upstream",
+            NOBODY,
+            "--state-dir",
+            &missing,
+            "--observe",
+            "127.0.0.1:0",
+        ][..],
+        &["--", "serena", "start-mcp-server"],
+        &["--config", &file, "--header", "X-Key: 1"],
+    ] {
+        let output = bench.run(&[&["check"], flags].concat()).await;
+        assert!(output.status.success() && output.stdout.ends_with(b"right\n"), "{flags:?}: {output:?}");
+    }
+    assert!(!bench.path("missing").exists() && !bench.path("state").exists(), "nothing was made");
 }
 
 #[tokio::test]

@@ -128,6 +128,27 @@ async fn calls_whose_answer_breaks_off_anywhere_run_twice_only_if_that_does_no_h
 }
 
 #[tokio::test]
+async fn a_failure_that_speaks_of_a_session_of_the_tools_own_is_the_answer_and_the_call_is_not_sent_again() {
+    for answers in [Answers::Json, Answers::Sse] {
+        let server = serving(answers).await;
+        let sessiond = in_front_of(&server.url(), "").await;
+        let client = Client::connect(&sessiond.url()).await.unwrap();
+        for (status, sentence) in [
+            (500, "invalid session id: the browser was closed"),
+            (502, "session not found"),
+            (503, "no such session: terminal 7"),
+        ] {
+            server.next(1, Mishap::answer(status, "text/plain", sentence).on("tools/call"));
+            let failure = client.call("count", json!({})).await.unwrap_err();
+            assert_eq!(failure.status, Some(200), "{failure}");
+            assert!(failure.message().contains(&format!("answered {status}")), "{failure}");
+            assert_eq!((server.initializes(), server.executed("count")), (1, 0), "{status}");
+        }
+        assert_eq!(client.call_text("count", json!({})).await.unwrap(), "1");
+    }
+}
+
+#[tokio::test]
 async fn sixty_four_harmful_calls_in_flight_at_a_crash_get_sixty_four_errors_and_run_once_each() {
     for answers in [Answers::Json, Answers::Sse] {
         let server = serving(answers).await;

@@ -76,13 +76,31 @@ pub enum Command {
     Stdio(Stdio),
 }
 
-/// Say whether settings are right, without starting anything.
+/// Say whether settings are right, without starting anything: a file, flags and a command after `--` as for serving.
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "check")]
 pub struct Check {
+    /// address to serve MCP on; may be given several times
+    #[argh(option, arg_name = "address")]
+    pub listen: Vec<Listen>,
+    /// MCP server: http://host/mcp, https://host/mcp or unix:/run/x.sock
+    #[argh(option, arg_name = "url")]
+    pub upstream: Option<Upstream>,
     /// settings, a TOML file
     #[argh(option, arg_name = "file")]
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
+    /// where sessions are kept
+    #[argh(option, arg_name = "dir")]
+    pub state_dir: Option<PathBuf>,
+    /// address for GET /ready and GET /metrics alone
+    #[argh(option, arg_name = "address")]
+    pub observe: Option<Listen>,
+    /// file with a bearer token for the upstream
+    #[argh(option, arg_name = "file")]
+    pub token_file: Option<PathBuf>,
+    /// header for every upstream request, "Name: value"; may be given several times
+    #[argh(option, arg_name = "header")]
+    pub header: Vec<String>,
 }
 
 /// Play a stale client against a server, through sessiond, and say what it does and whether that is healed.

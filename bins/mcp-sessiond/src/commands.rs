@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mcp_daemon::addr::Listen;
+use bytes::Bytes;
+use http::Request;
 use mcp_daemon::control;
 use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::files;
@@ -15,7 +16,7 @@ use mcp_daemon::serve::{BindOptions, Listener, ServeLimits, serve};
 use mcp_daemon::tree::{self, Swept};
 use sessiond::back::exec::{ExecBack, ExecOptions};
 use sessiond::back::{Back, http::HttpBack};
-use sessiond::config::Config;
+use sessiond::config::{Config, Flags};
 use sessiond::doctor;
 use sessiond::front;
 use sessiond::ops::Ops;
@@ -36,22 +37,40 @@ type Done = Result<(), Failure>;
 
 /// Does what the command line says.
 pub fn run(args: Args, command: Option<Vec<OsString>>) -> Done {
-    let takes_command =
-        matches!(args.command, None | Some(Command::Doctor(_) | Command::Serena(_) | Command::Stdio(_)));
-    if command.is_some() && !takes_command {
+    if command.is_some() && matches!(args.command, Some(Command::Sessions(_) | Command::Status(_))) {
         return Err(Failure::usage("nothing can follow `--` here"));
     }
     let command = command.map(texts).transpose()?;
     match args.command {
-        None => serve_http(Serving::from_args(args, command)?),
+        None => serve_http(Serving {
+            config_file: args.config,
+            flags: Flags {
+                listen: args.listen,
+                upstream: args.upstream,
+                exec: command,
+                state_dir: args.state_dir,
+                observe: args.observe,
+                token_file: args.token_file,
+                headers: args.header,
+            },
+            ready_fd: args.ready_fd,
+            welcome: None,
+        }),
         Some(Command::Check(check)) => {
-            let config = load(Some(&check.config))?;
-            config
-                .check()
-                .map_err(|error| Failure::config(format!("{}: {error}", check.config.display())))?;
-            sessiond::own_headers(&config)
-                .map_err(|error| Failure::config(format!("{}: {error}", check.config.display())))?;
-            println!("{}: right", check.config.display());
+            let flags = Flags {
+                listen: check.listen,
+                upstream: check.upstream,
+                exec: command,
+                state_dir: check.state_dir,
+                observe: check.observe,
+                token_file: check.token_file,
+                headers: check.header,
+            };
+            settings(&flags, check.config.as_deref())?;
+            match &check.config {
+                Some(file) => println!("{}: right", file.display()),
+                None => println!("right"),
+            }
             Ok(())
         }
         Some(Command::Doctor(doctor)) => examine(doctor, command),
@@ -90,8 +109,8 @@ fn texts(command: Vec<OsString>) -> Result<Vec<String>, Failure> {
     mcp_daemon::args::texts(command)
 }
 
-fn load(path: Option<&Path>) -> Result<Config, Failure> {
-    Config::load(path).map_err(|error| Failure::new(Exit::Config, &error))
+fn settings(flags: &Flags, file: Option<&Path>) -> Result<(Config, OwnHeaders), Failure> {
+    flags.settings(file).map_err(|problem| Failure::new(Exit::Config, &problem))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
@@ -100,43 +119,11 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 /// What the plain command and `serena` have in common.
 struct Serving {
-    config: Config,
     config_file: Option<PathBuf>,
-    flags: Box<dyn Fn(Config) -> Config + Send + Sync>,
+    flags: Flags,
     ready_fd: Option<i32>,
     /// Printed once it serves, with the URL.
     welcome: Option<fn(&str) -> String>,
-}
-
-impl Serving {
-    fn from_args(args: Args, command: Option<Vec<String>>) -> Result<Self, Failure> {
-        let config_file = args.config.clone();
-        let ready_fd = args.ready_fd;
-        // Flags go over the file, at the start and at every reload.
-        let flags = move |mut config: Config| {
-            if !args.listen.is_empty() {
-                config.listen.clone_from(&args.listen);
-            }
-            if config.listen.is_empty() && config.listener.is_empty() {
-                config.listen.push(default_listen());
-            }
-            config.upstream = args.upstream.clone().or(config.upstream);
-            if let Some(command) = &command {
-                config.exec.clone_from(command);
-            }
-            config.state_dir = args.state_dir.clone().or(config.state_dir);
-            config.observe = args.observe.clone().or(config.observe);
-            config.token_file = args.token_file.clone().or(config.token_file);
-            config.headers.extend(args.header.iter().cloned());
-            config
-        };
-        let config = flags(load(config_file.as_deref())?);
-        Ok(Self { config, config_file, flags: Box::new(flags), ready_fd, welcome: None })
-    }
-}
-
-fn default_listen() -> Listen {
-    "127.0.0.1:9121".parse().expect("a literal address")
 }
 
 fn serve_serena(args: Serena, more: Vec<String>) -> Done {
@@ -150,27 +137,23 @@ fn serve_serena(args: Serena, more: Vec<String>) -> Done {
     }
     let command = serena::command(std::env::var_os("PATH").as_deref(), &project, &more)
         .map_err(|error| Failure::new(Exit::Unavailable, &error))?;
-    let flags = move |mut config: Config| {
-        config.listen = vec![args.listen.clone().unwrap_or_else(default_listen)];
-        config.exec.clone_from(&command);
-        config.state_dir.clone_from(&args.state_dir);
-        config
-    };
-    let config = flags(Config::default());
     serve_http(Serving {
-        config,
         config_file: None,
-        flags: Box::new(flags),
+        flags: Flags {
+            listen: args.listen.into_iter().collect(),
+            exec: Some(command),
+            state_dir: args.state_dir,
+            ..Flags::default()
+        },
         ready_fd: args.ready_fd,
         welcome: Some(serena::welcome),
     })
 }
 
 fn serve_http(serving: Serving) -> Done {
-    let Serving { config, config_file, flags, ready_fd, welcome } = serving;
+    let Serving { config_file, flags, ready_fd, welcome } = serving;
     mcp_daemon::log::init(DAEMON);
-    config.check().map_err(|error| Failure::new(Exit::Config, &error))?;
-    let own_headers = sessiond::own_headers(&config).map_err(Failure::config)?;
+    let (config, own_headers) = settings(&flags, config_file.as_deref())?;
     let (store, found, owner) = open_store(&config)?;
     runtime()?.block_on(async move {
         let life = Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
@@ -279,16 +262,15 @@ fn uids(users: &[String]) -> Result<Vec<u32>, Failure> {
 
 fn serve_stdio(args: Stdio, command: Option<Vec<String>>) -> Done {
     mcp_daemon::log::init(DAEMON);
-    let mut config = load(args.config.as_deref())?;
-    config.upstream = args.upstream.or(config.upstream);
-    if let Some(command) = command {
-        config.exec = command;
-    }
-    config.token_file = args.token_file.or(config.token_file);
-    config.headers.extend(args.header);
+    let flags = Flags {
+        upstream: args.upstream,
+        exec: command,
+        token_file: args.token_file,
+        headers: args.header,
+        ..Flags::default()
+    };
+    let (mut config, own_headers) = settings(&flags, args.config.as_deref())?;
     config.grace = args.grace.unwrap_or(config.grace);
-    config.check().map_err(|error| Failure::new(Exit::Config, &error))?;
-    let own_headers = sessiond::own_headers(&config).map_err(Failure::config)?;
     let runtime = runtime()?;
     let done = runtime.block_on(async move {
         let life =
@@ -298,9 +280,10 @@ fn serve_stdio(args: Stdio, command: Option<Vec<String>>) -> Done {
             Engine::new(config, own_headers, back, Store::in_memory(), Found::default(), life.clone());
         let caller = Caller { subject: Arc::default(), route: None };
         let handler = engine.clone();
-        let call = move |request| {
+        let call = move |request: Request<Bytes>| {
             let (engine, caller) = (handler.clone(), caller.clone());
-            async move { engine.handle(caller, request).await }
+            let (head, body) = request.into_parts();
+            async move { engine.handle(caller, head.method, head.headers, body).await }
         };
         front::stdio::run(tokio::io::stdin(), tokio::io::stdout(), life.clone(), call).await;
         life.drain();
@@ -316,16 +299,16 @@ fn serve_stdio(args: Stdio, command: Option<Vec<String>>) -> Done {
 }
 
 fn examine(args: Doctor, command: Option<Vec<String>>) -> Done {
-    let config = Config {
+    let flags = Flags {
         upstream: args.upstream,
-        exec: command.unwrap_or_default(),
+        exec: command,
         token_file: args.token_file,
         headers: args.header,
-        ..Config::default()
+        ..Flags::default()
     };
-    let config = Config { listen: vec![default_listen()], ..config };
-    config.check().map_err(|error| Failure::new(Exit::Usage, &error))?;
-    let own_headers: OwnHeaders = sessiond::own_headers(&config).map_err(Failure::config)?;
+    // There is no file: what is wrong stands on the command line.
+    let (config, own_headers) =
+        flags.settings(None).map_err(|problem| Failure::new(Exit::Usage, &problem))?;
     let healed = runtime()?.block_on(async move {
         let life = Life::new(config.grace.duration());
         let back = back(&config, &life, None)?;

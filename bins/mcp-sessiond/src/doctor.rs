@@ -86,6 +86,7 @@ pub async fn examine(
     }
     tell(Grade::Good, "reachability", "the server answers".into());
     let flavour = match verdict::judge(answer.status, &answer.headers, &answer.body) {
+        Verdict::Claimed(_) => (Grade::Good, "the server is asked once more before the session is healed"),
         Verdict::Lost(_) => (Grade::Good, "this is healed at once"),
         Verdict::Doubtful(_) => {
             (Grade::Good, "does not name the session, so the server is asked before the session is healed")
@@ -239,7 +240,9 @@ async fn send(engine: &Arc<Engine>, mut request: Request<Bytes>) -> Result<Answe
 /// Asks through sessiond.
 async fn through(engine: &Arc<Engine>, body: &'static str, session: Option<&str>) -> Answer {
     let caller = Caller { subject: Arc::default(), route: None };
-    match tokio::time::timeout(PATIENCE, engine.handle(caller, post(body, session))).await {
+    let (head, body) = post(body, session).into_parts();
+    let asked = engine.handle(caller, head.method, head.headers, body);
+    match tokio::time::timeout(PATIENCE, asked).await {
         Ok(answer) => Answer::read(answer).await,
         Err(_elapsed) => Answer::read(reply::failed("null", "no answer in time")).await,
     }

@@ -17,7 +17,10 @@ pub mod sse;
 pub mod streams;
 pub mod verdict;
 
+use std::fmt::Display;
+
 use http::{HeaderValue, header};
+use mcp_daemon::config::ConfigProblem;
 pub use mcp_daemon::mcp;
 use mcp_daemon::secret::Secret;
 
@@ -25,12 +28,13 @@ use crate::config::Config;
 use crate::session::engine::OwnHeaders;
 
 /// The headers that every upstream request gets: those of the settings, and the bearer token of `token_file`.
-pub fn own_headers(config: &Config) -> Result<OwnHeaders, String> {
-    let mut headers = config.header_pairs().map_err(|error| error.to_string())?;
+pub fn own_headers(config: &Config) -> Result<OwnHeaders, ConfigProblem> {
+    let mut headers = config.header_pairs()?;
     if let Some(path) = &config.token_file {
-        let token = Secret::read(path).map_err(|error| format!("token_file: {error}"))?;
+        let refuse = |what: &dyn Display| ConfigProblem::key("token_file", what);
+        let token = Secret::read(path).map_err(|error| refuse(&error))?;
         let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
-            .map_err(|_| format!("token_file: {}: has characters that no token has", path.display()))?;
+            .map_err(|_| refuse(&format_args!("{}: has characters that no token has", path.display())))?;
         value.set_sensitive(true);
         headers.push((header::AUTHORIZATION, value));
     }

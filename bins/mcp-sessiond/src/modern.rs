@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::mcp::{self, Envelope, Glance};
 use crate::session::collect::collect;
 use crate::session::engine::{Caller, Engine};
+use crate::session::headers::Letterhead;
 use crate::session::parking::Place;
 use crate::session::upstream::{InFlight, Upstream};
 use crate::session::{reply, resend};
@@ -50,14 +51,14 @@ pub async fn pass(
     caller: &Caller,
     envelope: &Envelope<'_>,
     body: &Bytes,
-    headers: &HeaderMap,
+    letterhead: &Letterhead,
 ) -> Response<Body> {
     let sending = Sending {
         engine,
         caller,
         upstream: engine.upstream(caller.route.as_ref()),
         body: body.clone(),
-        headers: headers.clone(),
+        headers: letterhead.with_version(),
         id: envelope.id.map_or("null", serde_json::value::RawValue::get).into(),
         harmless: resend::is_harmless_method(envelope.method())
             || envelope.method() == "subscriptions/listen",

@@ -10,7 +10,7 @@ use mcp_daemon::exit::chain;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::config::Config;
+use crate::config::{Config, Flags};
 use crate::metrics::state_name;
 use crate::session::engine::Engine;
 use crate::session::state::Death;
@@ -24,7 +24,7 @@ pub struct Ops {
     /// The file to read again at reload.
     pub config_file: Option<PathBuf>,
     /// What the flags say over and above the file.
-    pub flags: Box<dyn Fn(Config) -> Config + Send + Sync>,
+    pub flags: Flags,
     /// Since when it runs.
     pub started: Instant,
 }
@@ -124,9 +124,8 @@ impl Ops {
 
     /// Parses all, then swaps all.
     fn try_reload(&self) -> Result<String, String> {
-        let config = (self.flags)(Config::load(self.config_file.as_deref()).map_err(|error| chain(&error))?);
-        config.check().map_err(|error| chain(&error))?;
-        let own_headers = crate::own_headers(&config)?;
+        let settings = self.flags.settings(self.config_file.as_deref());
+        let (config, own_headers) = settings.map_err(|problem| chain(&problem))?;
         let old = self.engine.config();
         let text = |config: &Config| {
             let listeners: Vec<_> =

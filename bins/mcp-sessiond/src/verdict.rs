@@ -61,6 +61,9 @@ impl Flavour {
 pub enum Verdict {
     /// The client's business.
     Answer,
+    /// Says that the session is gone, by a status that the failure of a tool gets as well, which may have sessions of its own
+    /// (a browser's, a terminal's): a server that still knows ours meant that. Else the request did not run.
+    Claimed(Flavour),
     /// May or may not be about the session: ask the server before believing it.
     Doubtful(Flavour),
     /// The session is gone, and the request with it: it did not run.
@@ -91,9 +94,9 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
         401 if said && !headers.contains_key(header::WWW_AUTHENTICATE) => {
             Verdict::Lost(Flavour::Unauthorized)
         }
-        503 if said => Verdict::Lost(Flavour::Unavailable),
+        503 if said => Verdict::Claimed(Flavour::Unavailable),
         503 => Verdict::Doubtful(Flavour::Unavailable),
-        500 | 502 | 504 if said => Verdict::Lost(Flavour::ServerError),
+        500 | 502 | 504 if said => Verdict::Claimed(Flavour::ServerError),
         500 | 502 | 504 => Verdict::Doubtful(Flavour::ServerError),
         200 => match error {
             Some(error) if names_initialization(&error.message) => Verdict::Lost(Flavour::RpcError),
@@ -205,12 +208,22 @@ mod tests {
             (404, String::new(), NotFound),
             (410, String::new(), Gone),
             (401, error(-32001, "Session expired"), Unauthorized),
-            (500, "session not found".into(), ServerError),
-            (503, error(-32600, "Too many sessions"), Unavailable),
             (200, error(-32600, r#"method "tools/call" is invalid during session initialization"#), RpcError),
         ];
         for (status, body, flavour) in rows {
             assert_eq!(verdict(status, &body), Verdict::Lost(flavour), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn every_row_of_claimed() {
+        let rows = [
+            (500, "session not found".into(), Flavour::ServerError),
+            (500, error(-32603, "invalid session id: the browser was closed"), Flavour::ServerError),
+            (503, error(-32600, "Too many sessions"), Flavour::Unavailable),
+        ];
+        for (status, body, flavour) in rows {
+            assert_eq!(verdict(status, &body), Verdict::Claimed(flavour), "{status} {body}");
         }
     }
 

@@ -26,7 +26,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(verdict == Verdict::NotForwarded, not_forwarded && !status.is_success());
     match verdict {
         Verdict::Answer | Verdict::NotForwarded => {}
-        Verdict::Doubtful(flavour) | Verdict::Lost(flavour) => {
+        Verdict::Claimed(flavour) | Verdict::Doubtful(flavour) | Verdict::Lost(flavour) => {
             assert!(!(challenged && status == StatusCode::UNAUTHORIZED), "a challenge is for the client");
             assert_eq!(flavour.as_str().parse(), Ok(family(status)), "{status} is no {flavour:?}");
             // They are told by the connection, not by an answer.

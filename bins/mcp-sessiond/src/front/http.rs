@@ -33,15 +33,16 @@ pub fn answer(
         Ok(caller) => caller,
         Err(refusal) => return Box::pin(ready(refusal)),
     };
+    let request::Parts { method, headers, .. } = head;
     Box::pin(async move {
-        let body = match head.method {
+        let body = match method {
             Method::POST => match read(&engine.config(), body).await {
                 Ok(body) => body,
                 Err(refusal) => return refusal,
             },
             _ => Bytes::new(),
         };
-        engine.handle(caller, Request::from_parts(head, body)).await
+        engine.handle(caller, method, headers, body).await
     })
 }
 

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::collect::{Chain, collect};
 use super::engine::Engine;
-use super::headers::Kept;
+use super::headers::Letterhead;
 use super::heal::{self, Asked};
 use super::learn::learn;
 use super::park::park;
@@ -45,8 +45,8 @@ pub struct Call {
     pub method: Box<str>,
     /// The message, byte for byte.
     pub body: Bytes,
-    /// The headers that go upstream, without those of the session; kept for another try.
-    pub headers: Kept,
+    /// The headers that go upstream, without those of the session.
+    pub letterhead: Letterhead,
     /// Whether the client takes a stream for an answer.
     pub takes_stream: bool,
 }
@@ -66,7 +66,14 @@ pub enum Outcome {
     /// With an answer for the client.
     Answer(Response<Body>),
     /// With an answer that may be about a lost session.
-    Doubtful(Flavour, Response<Body>),
+    Doubtful {
+        /// How the loss would show.
+        flavour: Flavour,
+        /// The answer.
+        answer: Response<Body>,
+        /// Whether it is proven that the request did not run, should the session be lost.
+        did_not_run: bool,
+    },
     /// With a loss.
     Lost {
         /// How it shows.
@@ -76,11 +83,11 @@ pub enum Outcome {
     },
 }
 
-/// Carries a request to its answer; `headers` are those of `call`, for the first try.
-pub async fn run(engine: &Arc<Engine>, call: Arc<Call>, headers: HeaderMap) -> Response<Body> {
-    let live = call.session.begin(engine, &headers);
+/// Carries a request to its answer.
+pub async fn run(engine: &Arc<Engine>, call: Arc<Call>) -> Response<Body> {
+    let live = call.session.begin(engine, &call.letterhead);
     let outcome = match &live {
-        Some(live) => match try_once(engine, &call, headers, live, Progress::default()).await {
+        Some(live) => match try_once(engine, &call, live, Progress::default()).await {
             Outcome::Answer(answer) => return answer,
             outcome => Some(outcome),
         },
@@ -115,7 +122,7 @@ pub async fn mend(
             Ok(live) => live,
             Err(answer) => return answer,
         };
-        let outcome = try_once(&engine, &call, call.headers.to_map(), &live, progress).await;
+        let outcome = try_once(&engine, &call, &live, progress).await;
         tried = Some((live, outcome));
     }
 }
@@ -132,14 +139,13 @@ async fn settle(
         Outcome::Answer(answer) => return Some(answer),
         Outcome::Lost { flavour, did_not_run } => (flavour, did_not_run, None),
         // Healed once for this request already: the same again is the answer.
-        Outcome::Doubtful(_, answer) if progress.doubted => return Some(answer),
-        Outcome::Doubtful(flavour, answer) => {
+        Outcome::Doubtful { answer, .. } if progress.doubted => return Some(answer),
+        Outcome::Doubtful { flavour, answer, did_not_run } => {
             progress.doubted = true;
             if heal::ask(engine, &call.session, live).await == Asked::Alive {
                 return Some(answer);
             }
-            // A refusal did not run; what an intermediary swallowed may have.
-            (flavour, matches!(flavour, Flavour::BadRequest | Flavour::RpcError), Some(answer))
+            (flavour, did_not_run, Some(answer))
         }
     };
     engine.lost(&call.session, live.generation, flavour);
@@ -195,17 +201,11 @@ async fn may_run_twice(engine: &Arc<Engine>, call: &Call, progress: &mut Progres
 }
 
 /// Sends the request once.
-async fn try_once(
-    engine: &Arc<Engine>,
-    call: &Arc<Call>,
-    headers: HeaderMap,
-    live: &Live,
-    progress: Progress,
-) -> Outcome {
+async fn try_once(engine: &Arc<Engine>, call: &Arc<Call>, live: &Live, progress: Progress) -> Outcome {
     let upstream = &call.session.upstream;
     let flight = upstream.enter(engine);
     let mut hung = pin!(upstream.hung.notified());
-    let request = post(headers, live, call.body.clone());
+    let request = post(call.letterhead.to_map(), live, call.body.clone());
     let lost = |flavour, did_not_run| Outcome::Lost { flavour, did_not_run };
     let answer = tokio::select! {
         biased;
@@ -255,9 +255,9 @@ async fn receive(
     hung: Pin<&mut Notified<'_>>,
     progress: Progress,
 ) -> Outcome {
-    flight.heard();
     let (mut head, body) = answer.into_parts();
     if head.status.is_success() && reply::is_stream(&head.headers) {
+        flight.heard();
         reply::outward(&mut head.headers);
         let body = Box::pin(Chain::look_ahead(body)).await;
         let stream = CallStream::new(engine.clone(), call.clone(), live.clone(), body, flight, progress);
@@ -304,7 +304,12 @@ async fn receive(
     let answer = || reply::error_answer(head.status, head.headers.clone(), body.clone(), &call.id);
     match verdict {
         Verdict::Answer => Outcome::Answer(answer()),
-        Verdict::Doubtful(flavour) => Outcome::Doubtful(flavour, answer()),
+        Verdict::Claimed(flavour) => Outcome::Doubtful { flavour, answer: answer(), did_not_run: true },
+        Verdict::Doubtful(flavour) => {
+            // A refusal did not run; what an intermediary swallowed may have.
+            let did_not_run = matches!(flavour, Flavour::BadRequest | Flavour::RpcError);
+            Outcome::Doubtful { flavour, answer: answer(), did_not_run }
+        }
         Verdict::Lost(flavour) => Outcome::Lost { flavour, did_not_run: true },
         Verdict::NotForwarded => Outcome::Lost { flavour: Flavour::Refused, did_not_run: true },
     }
@@ -312,10 +317,10 @@ async fn receive(
 
 impl Session {
     /// A message of the client came: counts as use. The way upstream, if there is one.
-    pub(super) fn begin(self: &Arc<Self>, engine: &Arc<Engine>, headers: &HeaderMap) -> Option<Live> {
+    pub(super) fn begin(self: &Arc<Self>, engine: &Arc<Engine>, letterhead: &Letterhead) -> Option<Live> {
         let mut inner = self.lock();
         inner.used = Instant::now();
-        inner.keep_headers(headers);
+        inner.keep(letterhead);
         let live = inner.live();
         let listen =
             live.is_some() && inner.streams.as_ref().is_some_and(|streams| streams.listener.is_parked());

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use mcp_daemon::addr::Route;
 use mcp_daemon::body::Body;
 use mcp_daemon::life::Life;
@@ -14,7 +14,7 @@ use memchr::memmem::Finder;
 use tokio::time::Instant;
 
 use super::call::{self, Call};
-use super::headers::{Kept, takes_stream};
+use super::headers::{Letterhead, takes_stream};
 use super::memory::Replay;
 use super::parking::Parking;
 use super::state::{Action, Death, Event, Generation, State};
@@ -63,7 +63,8 @@ pub struct Engine {
 #[derive(Debug)]
 pub struct Settings {
     config: Config,
-    own_headers: OwnHeaders,
+    /// What the operator wants on every upstream request.
+    pub(super) own_headers: OwnHeaders,
     replay_tools: Vec<(String, Finder<'static>)>,
 }
 
@@ -146,53 +147,52 @@ impl Engine {
 
     /// Adds the headers that the operator wants on every upstream request.
     pub fn add_own_headers(&self, headers: &mut HeaderMap) {
-        for (name, value) in self.settings.load().own_headers.iter() {
+        for (name, value) in &self.config().own_headers {
             headers.insert(name.clone(), value.clone());
         }
     }
 
-    /// Answers one request of a client. The front has checked path, `Host`, `Origin` and sizes.
-    pub fn handle(
+    /// Answers one request of a client; of its head only what is asked for here. The front has checked path, `Host`,
+    /// `Origin` and sizes.
+    pub async fn handle(
         self: &Arc<Self>,
         caller: Caller,
-        request: Request<Bytes>,
-    ) -> impl Future<Output = Response<Body>> + Send + use<'_> {
-        // Of the head only what is asked for below, so that this future stays small.
-        let (request::Parts { method, headers, .. }, body) = request.into_parts();
-        async move {
-            let began = Instant::now();
-            if caller.route.is_none() && self.back.needs_route() {
-                return reply::refused(
-                    StatusCode::BAD_REQUEST,
+        method: Method,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Response<Body> {
+        let began = Instant::now();
+        if caller.route.is_none() && self.back.needs_route() {
+            return reply::refused(
+                StatusCode::BAD_REQUEST,
+                "null",
+                mcp::INVALID_REQUEST,
+                "Mcp-Route is missing, and the upstream has {route}",
+            );
+        }
+        let answer = match method {
+            Method::POST => self.post(caller, headers, body).await,
+            Method::GET => self.get(caller, headers).await,
+            Method::DELETE => self.delete(caller, &headers).await,
+            _ => {
+                let mut answer = reply::refused(
+                    StatusCode::METHOD_NOT_ALLOWED,
                     "null",
                     mcp::INVALID_REQUEST,
-                    "Mcp-Route is missing, and the upstream has {route}",
+                    "Method Not Allowed: use POST, GET or DELETE",
                 );
+                answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST, DELETE"));
+                answer
             }
-            let answer = match method {
-                Method::POST => self.post(caller, headers, body).await,
-                Method::GET => self.get(caller, &headers).await,
-                Method::DELETE => self.delete(caller, &headers).await,
-                _ => {
-                    let mut answer = reply::refused(
-                        StatusCode::METHOD_NOT_ALLOWED,
-                        "null",
-                        mcp::INVALID_REQUEST,
-                        "Method Not Allowed: use POST, GET or DELETE",
-                    );
-                    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST, DELETE"));
-                    answer
-                }
-            };
-            self.metrics.answered(began.elapsed());
-            answer
-        }
+        };
+        self.metrics.answered(began.elapsed());
+        answer
     }
 
     /// What every call goes through: the ways that few take are boxed, so that this future stays small.
-    async fn post(self: &Arc<Self>, caller: Caller, mut headers: HeaderMap, body: Bytes) -> Response<Body> {
+    async fn post(self: &Arc<Self>, caller: Caller, headers: HeaderMap, body: Bytes) -> Response<Body> {
         // A block of its own: what only tells where a message goes is not kept until its answer comes.
-        let (id, method, takes_stream, session) = {
+        let (id, method, takes_stream, session, letterhead) = {
             let envelope = match Envelope::parse(&body) {
                 Ok(envelope) => envelope,
                 Err(malformed) => {
@@ -207,62 +207,57 @@ impl Engine {
             let kind = envelope.kind().unwrap_or(Kind::Notification);
             let version = headers.get(mcp::VERSION).and_then(|version| version.to_str().ok());
             let modern = mcp::is_modern(version, Some(&envelope));
-            let session_id = headers.remove(mcp::SESSION);
+            let session_id = headers.get(mcp::SESSION).cloned();
             let takes_stream = takes_stream(&headers);
-            self.inward(&mut headers);
+            let letterhead = self.letterhead(headers);
             if modern && session_id.is_none() {
-                return Box::pin(modern::pass(self, &caller, &envelope, &body, &headers)).await;
+                return Box::pin(modern::pass(self, &caller, &envelope, &body, &letterhead)).await;
             }
             let id = envelope.id.map_or("null", serde_json::value::RawValue::get);
             if envelope.method() == "initialize" && kind == Kind::Request {
-                let headers = Arc::new(headers);
-                return Box::pin(open::open(self, &caller, &envelope, body.clone(), headers, takes_stream))
-                    .await;
+                let opened = open::open(self, &caller, &envelope, body.clone(), &letterhead, takes_stream);
+                return Box::pin(opened).await;
             }
             let session = match &session_id {
-                Some(session_id) => match self.find_or_adopt(&caller, session_id, kind, &headers).await {
+                Some(session_id) => match self.find_or_adopt(&caller, session_id, kind, &letterhead).await {
                     Some(session) => session,
                     None => return reply::not_found(),
                 },
                 None if self.config().session_from == SessionFrom::Subject => {
-                    Box::pin(open::hidden(self, &caller, &headers)).await
+                    Box::pin(open::hidden(self, &caller, &letterhead)).await
                 }
                 None => return open::without_id(id),
             };
             match kind {
-                Kind::Request => (id.into(), envelope.method().into(), takes_stream, session),
+                Kind::Request => (id.into(), envelope.method().into(), takes_stream, session, letterhead),
                 Kind::Notification => {
-                    return Box::pin(messages::notify(self, &session, &envelope, body.clone(), headers))
+                    return Box::pin(messages::notify(self, &session, &envelope, body.clone(), &letterhead))
                         .await;
                 }
                 Kind::Response => {
-                    return Box::pin(messages::answer(self, &session, &envelope, &body, headers)).await;
+                    return Box::pin(messages::answer(self, &session, &envelope, &body, &letterhead)).await;
                 }
             }
         };
-        // What came leaves: it has room for the session's headers, which a copy would have to grow for.
-        let call = Call { session, id, method, body, headers: Kept::of(&headers), takes_stream };
-        call::run(self, Arc::new(call), headers).await
+        let call = Call { session, id, method, body, letterhead, takes_stream };
+        call::run(self, Arc::new(call)).await
     }
 
     /// The client's stream for what the server says unasked, or the rest of an earlier stream.
-    async fn get(self: &Arc<Self>, caller: Caller, headers: &HeaderMap) -> Response<Body> {
-        let session = match self.named(&caller, headers) {
+    async fn get(self: &Arc<Self>, caller: Caller, headers: HeaderMap) -> Response<Body> {
+        let session = match self.named(&caller, &headers) {
             Ok(session) => session,
             Err(refusal) => return refusal,
         };
+        let resumed = headers.get("last-event-id").and_then(|id| StreamId::parse(id.to_str().ok()?));
         {
             let mut inner = session.lock();
             inner.used = Instant::now();
-            if inner.headers.is_none() {
-                let mut headers = headers.clone();
-                headers.remove(mcp::SESSION_HEADER);
-                self.inward(&mut headers);
-                inner.keep_headers(&headers);
+            if inner.letterhead.is_none() {
+                inner.keep(&self.letterhead(headers));
             }
         }
         let config = self.config();
-        let resumed = headers.get("last-event-id").and_then(|id| StreamId::parse(id.to_str().ok()?));
         let earlier = resumed.and_then(|(stream, number)| Some((session.find_stream(stream)?, number)));
         let (ring, after) = match earlier {
             Some((ring, number)) => (ring, Some(number)),
@@ -297,7 +292,7 @@ impl Engine {
         caller: &Caller,
         id: &HeaderValue,
         kind: Kind,
-        headers: &HeaderMap,
+        letterhead: &Letterhead,
     ) -> Option<Arc<Session>> {
         let id = id.to_str().ok()?;
         if let Some(session) = self.find(&caller.subject, id) {
@@ -316,7 +311,7 @@ impl Engine {
         if kind != Kind::Request || self.config().unknown_ids == UnknownIds::Refuse {
             return None;
         }
-        Box::pin(open::adopt(self, caller, id, headers)).await
+        Box::pin(open::adopt(self, caller, id, letterhead)).await
     }
 
     /// The upstream of a route.

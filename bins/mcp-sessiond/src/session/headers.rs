@@ -1,4 +1,6 @@
-//! Which headers of a client go upstream, and which of them say how it wants its answer.
+//! What of a client's headers goes upstream, and which of them say how it wants its answer.
+
+use std::fmt;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -9,56 +11,122 @@ pub use mcp::{ROUTE_HEADER as ROUTE, SUBJECT_HEADER as SUBJECT};
 
 /// The header that says what a client takes, in the form every server accepts.
 pub const ACCEPT_BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// The headers of a call, kept for another try: a list, because few calls need one, and a second map costs all of them.
-pub struct Kept(Vec<(HeaderName, HeaderValue)>);
+/// The headers of a client's message, for as many tries as it takes: without what belongs to the connection, the session
+/// and the identity, and without what each request says anew.
+///
+/// Few messages have more to say than that, so this is a list, and mostly an empty one.
+#[derive(Clone, Default)]
+pub struct Letterhead {
+    /// The version that the client says it speaks; in a session, the agreed one is said instead.
+    pub version: Option<HeaderValue>,
+    others: Vec<(HeaderName, HeaderValue)>,
+}
 
-impl Kept {
-    /// A copy of `headers`, without the version: each try says that anew.
-    pub fn of(headers: &HeaderMap) -> Self {
-        let mut kept = Vec::with_capacity(headers.len());
-        let copied = headers.iter().filter(|(name, _)| **name != mcp::VERSION);
-        kept.extend(copied.map(|(name, value)| (name.clone(), value.clone())));
-        Self(kept)
+/// Names only: what they say may be a secret.
+impl fmt::Debug for Letterhead {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_list().entries(self.others.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+impl Letterhead {
+    /// The headers of a POST in a session, before [`super::Live::mark`]; with an `Accept` that every server takes.
+    pub fn to_map(&self) -> HeaderMap {
+        let mut headers = self.bare();
+        headers.entry(header::ACCEPT).or_insert(ACCEPT_BOTH);
+        headers.entry(header::CONTENT_TYPE).or_insert(JSON);
+        headers
     }
 
-    /// The headers again.
-    pub fn to_map(&self) -> HeaderMap {
-        self.0.iter().cloned().collect()
+    /// Those of a POST outside of one.
+    pub fn with_version(&self) -> HeaderMap {
+        let mut headers = self.to_map();
+        if let Some(version) = &self.version {
+            headers.insert(mcp::VERSION, version.clone());
+        }
+        headers
+    }
+
+    /// Those of a GET for a stream, before [`super::Live::mark`].
+    pub fn for_stream(&self) -> HeaderMap {
+        let mut headers = self.bare();
+        headers.remove(header::CONTENT_TYPE);
+        headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers
+    }
+
+    /// Only what the client says of its own, and the settings.
+    pub fn bare(&self) -> HeaderMap {
+        /// `Accept`, `Content-Type`, id, version, `Host` and length.
+        const ANEW: usize = 6;
+        let mut headers = HeaderMap::with_capacity(self.others.len() + ANEW);
+        for (name, value) in &self.others {
+            headers.append(name.clone(), value.clone());
+        }
+        headers
+    }
+
+    /// The client's credential.
+    pub fn credential(&self) -> Option<&HeaderValue> {
+        self.others.iter().find(|(name, _)| *name == header::AUTHORIZATION).map(|(_, value)| value)
+    }
+
+    /// A copy to be kept for other messages of the session. Each value is made anew: one that is a slice of a connection's
+    /// read buffer would keep all of that.
+    pub fn to_keep(&self) -> Self {
+        let copy = |(name, value): &(HeaderName, HeaderValue)| {
+            let mut copied = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+            copied.set_sensitive(value.is_sensitive());
+            Some((name.clone(), copied))
+        };
+        // How this one message is written says nothing about others.
+        let kept = self.others.iter().filter(|(name, _)| *name != header::CONTENT_TYPE);
+        Self { version: None, others: kept.filter_map(copy).collect() }
     }
 }
 
 impl Engine {
-    /// Makes a client's headers fit for the upstream: without what belongs to the connection, the session and the
-    /// identity; with an `Accept` that every server takes.
-    pub(super) fn inward(&self, headers: &mut HeaderMap) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        for name in named {
-            // RFC 9110, 7.6.1: what the connection names belongs to the connection.
-            headers.remove(name);
+    /// Takes from a client's headers what goes upstream, and adds those of the settings, which replace the client's.
+    pub(super) fn letterhead(&self, headers: HeaderMap) -> Letterhead {
+        // RFC 9110, 7.6.1: what the connection names belongs to the connection.
+        let connection: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+        let mut letterhead = Letterhead::default();
+        let mut last = None;
+        for (name, value) in headers {
+            // Further values of a header come without its name.
+            last = name.or(last);
+            let Some(name) = &last else { continue };
+            if is_named(&connection, name) {
+                continue;
+            }
+            match name.as_str() {
+                name if is_not_for_the_upstream(name) => {}
+                mcp::VERSION_HEADER => letterhead.version = letterhead.version.or(Some(value)),
+                "content-type" if value == JSON => {}
+                _ => letterhead.others.push((name.clone(), value)),
+            }
         }
-        // Few of them come at once: looking through those that came is cheaper than looking each of these up.
-        while let Some(name) = headers.keys().find(|name| is_not_for_the_upstream(name)).cloned() {
-            headers.remove(name);
+        for (name, value) in &self.config().own_headers {
+            letterhead.others.retain(|(other, _)| other != name);
+            letterhead.others.push((name.clone(), value.clone()));
         }
-        headers.insert(header::ACCEPT, ACCEPT_BOTH);
-        if !headers.contains_key(header::CONTENT_TYPE) {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
-        self.add_own_headers(headers);
+        letterhead
     }
 }
 
-fn is_not_for_the_upstream(name: &HeaderName) -> bool {
+fn is_named(connection: &[HeaderValue], name: &HeaderName) -> bool {
+    let mut named =
+        connection.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    named.any(|named| named.trim().eq_ignore_ascii_case(name.as_str()))
+}
+
+fn is_not_for_the_upstream(name: &str) -> bool {
     matches!(
-        name.as_str(),
-        "accept-encoding"
+        name,
+        "accept"
+            | "accept-encoding"
             | "connection"
             | "content-length"
             | "expect"
@@ -72,6 +140,7 @@ fn is_not_for_the_upstream(name: &HeaderName) -> bool {
             | "trailer"
             | "transfer-encoding"
             | "upgrade"
+            | mcp::SESSION_HEADER
             | SUBJECT
             | ROUTE
     )

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode};
 use mcp_daemon::body::Body;
 use mcp_daemon::client::SendError;
 use serde::Deserialize;
@@ -334,11 +334,9 @@ pub async fn resume(
     let flight = call.session.upstream.enter(engine);
     let mut request = Request::new(bytes::Bytes::new());
     *request.method_mut() = Method::GET;
-    *request.headers_mut() = call.headers.to_map();
+    *request.headers_mut() = call.letterhead.for_stream();
     let headers = request.headers_mut();
     live.mark(headers);
-    headers.remove(header::CONTENT_TYPE);
-    headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
     if let Some(last_id) = last_id {
         headers.insert("last-event-id", last_id);
     }

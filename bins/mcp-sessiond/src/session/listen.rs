@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, Method, Request};
 use http_body_util::BodyExt;
 use mcp_daemon::body::Body;
 use tokio::time::Instant;
@@ -123,14 +123,11 @@ async fn read(
     let mut request = Request::new(bytes::Bytes::new());
     *request.method_mut() = Method::GET;
     let headers = request.headers_mut();
-    *headers = session.lock().headers.as_deref().cloned().unwrap_or_default();
-    headers.remove(header::CONTENT_TYPE);
-    headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+    *headers = session.lock().letterhead().for_stream();
     live.mark(headers);
-    match last_id {
-        Some(last_id) => headers.insert("last-event-id", last_id.clone()),
-        None => headers.remove("last-event-id"),
-    };
+    if let Some(last_id) = last_id {
+        headers.insert("last-event-id", last_id.clone());
+    }
     // Boxed, because this task lives long: what it needs for the start is not kept.
     let answer = match Box::pin(engine.back.send(session.upstream.route.as_ref(), request)).await {
         Ok(answer) => answer,
@@ -144,7 +141,9 @@ async fn read(
         let said =
             Box::pin(collect(body, 1 << 16)).await.ok().and_then(|body| body.joined()).unwrap_or_default();
         return match verdict::judge(head.status, &head.headers, &said) {
-            Verdict::Lost(flavour) | Verdict::Doubtful(flavour) => End::Lost(flavour),
+            Verdict::Claimed(flavour) | Verdict::Doubtful(flavour) | Verdict::Lost(flavour) => {
+                End::Lost(flavour)
+            }
             Verdict::NotForwarded => End::Lost(Flavour::Refused),
             Verdict::Answer => End::Unsupported,
         };

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::Response;
 use mcp_daemon::body::Body;
 use mcp_daemon::client::SendError;
 
 use super::call::{ERROR_BODY, post};
 use super::collect::collect;
 use super::engine::Engine;
+use super::headers::Letterhead;
 use super::{Session, reply};
 use crate::mcp::{self, Envelope};
 use crate::verdict::{self, Flavour, Verdict};
@@ -21,19 +22,19 @@ pub async fn notify(
     session: &Arc<Session>,
     envelope: &Envelope<'_>,
     body: Bytes,
-    headers: HeaderMap,
+    letterhead: &Letterhead,
 ) -> Response<Body> {
     if envelope.method() == "notifications/cancelled" && session.cancel_parked(envelope) {
         return reply::accepted();
     }
-    let Some(live) = session.begin(engine, &headers) else {
+    let Some(live) = session.begin(engine, letterhead) else {
         if envelope.method() == "notifications/roots/list_changed" {
             session.lock().roots_changed = true;
         }
         return reply::accepted();
     };
     let flight = session.upstream.enter(engine);
-    let sent = engine.back.send(session.upstream.route.as_ref(), post(headers, &live, body));
+    let sent = engine.back.send(session.upstream.route.as_ref(), post(letterhead.to_map(), &live, body));
     // A notification has no answer to wait for: a server that does not even acknowledge it is a matter for the next request.
     let answer = match tokio::time::timeout(Duration::from_secs(10), sent).await {
         Err(_elapsed) => return reply::accepted(),
@@ -49,7 +50,7 @@ pub async fn notify(
             let body =
                 collect(body, ERROR_BODY).await.ok().and_then(|body| body.joined()).unwrap_or_default();
             match verdict::judge(head.status, &head.headers, &body) {
-                Verdict::Lost(flavour) => Some(flavour),
+                Verdict::Claimed(flavour) | Verdict::Lost(flavour) => Some(flavour),
                 Verdict::NotForwarded => Some(Flavour::Refused),
                 Verdict::Answer | Verdict::Doubtful(_) => {
                     log::debug!(session = session.key.short(), status = head.status.as_u16(), method = envelope.method(); "notification refused by the server");
@@ -73,9 +74,9 @@ pub async fn answer(
     session: &Arc<Session>,
     envelope: &Envelope<'_>,
     body: &Bytes,
-    headers: HeaderMap,
+    letterhead: &Letterhead,
 ) -> Response<Body> {
-    let (Some(id), Some(live)) = (envelope.id, session.begin(engine, &headers)) else {
+    let (Some(id), Some(live)) = (envelope.id, session.begin(engine, letterhead)) else {
         return reply::accepted();
     };
     let Some(theirs) = session.answered(id) else {
@@ -83,7 +84,7 @@ pub async fn answer(
         return reply::accepted();
     };
     let _flight = session.upstream.enter(engine);
-    let request = post(headers, &live, mcp::splice_id(body, id, theirs.get()));
+    let request = post(letterhead.to_map(), &live, mcp::splice_id(body, id, theirs.get()));
     match engine.back.send(session.upstream.route.as_ref(), request).await {
         Ok(answer) if answer.status().is_success() => passed_on(answer).await,
         Ok(_) | Err(_) => reply::accepted(),

@@ -29,11 +29,12 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use http::{HeaderMap, HeaderValue, header};
+use http::HeaderValue;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::headers::Letterhead;
 use self::memory::Memory;
 use self::state::{Action, Death, Event, Generation, State};
 use self::upstream::Upstream;
@@ -120,7 +121,7 @@ pub struct Inner {
     /// When the client last sent something.
     pub used: Instant,
     /// The headers that came with the client's newest credential: a heal comes with the same. Memory only.
-    headers: Option<Box<HeaderMap>>,
+    letterhead: Option<Box<Letterhead>>,
     /// When it was last written to disk.
     saved: Instant,
     /// Heals that failed, so that a parked request can tell the one it waited for.
@@ -165,7 +166,7 @@ impl Session {
             upstream_id: memory.upstream.as_deref().and_then(header),
             version: header(&memory.version).unwrap_or(HeaderValue::from_static(crate::mcp::DEFAULT_VERSION)),
             used: Instant::now(),
-            headers: None,
+            letterhead: None,
             saved: Instant::now(),
             failures: 0,
             roots_changed: false,
@@ -279,25 +280,16 @@ impl Inner {
     }
 
     /// Keeps a copy of the client's headers, unless its credential is the one that is known.
-    fn keep_headers(&mut self, headers: &HeaderMap) {
-        if self
-            .headers
-            .as_ref()
-            .is_some_and(|known| known.get(header::AUTHORIZATION) == headers.get(header::AUTHORIZATION))
-        {
-            return;
+    fn keep(&mut self, letterhead: &Letterhead) {
+        let known = self.letterhead.as_ref();
+        if known.is_none_or(|known| known.credential() != letterhead.credential()) {
+            self.letterhead = Some(Box::new(letterhead.to_keep()));
         }
-        // Each value anew: one that is a slice of a connection's read buffer would keep all of that.
-        let copy = |(name, value): (&http::HeaderName, &HeaderValue)| {
-            if matches!(name.as_str(), "accept" | "content-type" | crate::mcp::VERSION_HEADER) {
-                // Set anew on each request.
-                return None;
-            }
-            let mut copied = HeaderValue::from_bytes(value.as_bytes()).ok()?;
-            copied.set_sensitive(value.is_sensitive());
-            Some((name.clone(), copied))
-        };
-        self.headers = Some(Box::new(headers.iter().filter_map(copy).collect()));
+    }
+
+    /// The kept headers.
+    fn letterhead(&self) -> Letterhead {
+        self.letterhead.as_deref().cloned().unwrap_or_default()
     }
 
     fn streams(&mut self) -> &mut Streams {
@@ -308,7 +300,7 @@ impl Inner {
     fn renew(&mut self, upstream: Option<HeaderValue>, generation: Generation) {
         self.memory.upstream = upstream.as_ref().and_then(|id| id.to_str().ok()).map(Into::into);
         self.memory.generation = generation;
-        // A copy, for the reason given at `keep_headers`.
+        // A copy, for the reason given at `Letterhead::to_keep`.
         self.upstream_id = upstream.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
         if let Some(streams) = &mut self.streams {
             streams.questions.clear();

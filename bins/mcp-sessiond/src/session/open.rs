@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::collect::collect;
 use super::engine::{Caller, Engine};
+use super::headers::Letterhead;
 use super::memory::{Memory, Replay, anonymous_params};
 use super::state::State;
 use super::upstream::Upstream;
@@ -31,13 +32,13 @@ pub async fn open(
     caller: &Caller,
     envelope: &Envelope<'_>,
     body: Bytes,
-    headers: Arc<HeaderMap>,
+    letterhead: &Letterhead,
     takes_stream: bool,
 ) -> Response<Body> {
     let id = envelope.id.map_or("null", RawValue::get);
     let upstream = engine.upstream(caller.route.as_ref());
-    let (mut head, message, whole) = match send_until_up(engine, &upstream, caller, &body, &headers, id).await
-    {
+    let answer = send_until_up(engine, &upstream, caller, &body, &letterhead.with_version(), id).await;
+    let (mut head, message, whole) = match answer {
         Ok(answer) => answer,
         Err(refusal) => return refusal,
     };
@@ -74,7 +75,7 @@ pub async fn open(
     // On disk before the client has the id: from then on it can rely on it.
     engine.store.save(&key, &memory).wait().await;
     let session = Session::new(key, memory, upstream, State::Live(1));
-    session.lock().keep_headers(&headers);
+    session.lock().keep(letterhead);
     engine.insert(session);
     log::debug!(session = key.short(); "session opened");
     if !takes_stream {
@@ -226,7 +227,7 @@ pub async fn adopt(
     engine: &Arc<Engine>,
     caller: &Caller,
     id: &str,
-    headers: &HeaderMap,
+    letterhead: &Letterhead,
 ) -> Option<Arc<Session>> {
     let fits = (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
     if !fits {
@@ -234,15 +235,15 @@ pub async fn adopt(
     }
     // It may be an upstream id that is still good, but never one that belongs to a session we keep.
     let upstream = (!engine.is_upstream_id(id)).then(|| id.into());
-    Some(anonymous(engine, caller, id, upstream, headers, "unknown session adopted").await)
+    Some(anonymous(engine, caller, id, upstream, letterhead, "unknown session adopted").await)
 }
 
 /// The one hidden session of a subject whose gateway treats each POST as new.
-pub async fn hidden(engine: &Arc<Engine>, caller: &Caller, headers: &HeaderMap) -> Arc<Session> {
+pub async fn hidden(engine: &Arc<Engine>, caller: &Caller, letterhead: &Letterhead) -> Arc<Session> {
     // No client can present the empty id.
     match engine.find(&caller.subject, "") {
         Some(session) => session,
-        None => anonymous(engine, caller, "", None, headers, "hidden session made").await,
+        None => anonymous(engine, caller, "", None, letterhead, "hidden session made").await,
     }
 }
 
@@ -251,13 +252,11 @@ async fn anonymous(
     caller: &Caller,
     id: &str,
     upstream: Option<Box<str>>,
-    headers: &HeaderMap,
+    letterhead: &Letterhead,
     what: &'static str,
 ) -> Arc<Session> {
-    let version = headers
-        .get(mcp::VERSION_HEADER)
-        .and_then(|version| version.to_str().ok())
-        .unwrap_or(mcp::DEFAULT_VERSION);
+    let version = letterhead.version.as_ref().and_then(|version| version.to_str().ok());
+    let version = version.unwrap_or(mcp::DEFAULT_VERSION);
     let memory = Memory {
         id: id.into(),
         subject: (&*caller.subject).into(),

@@ -3,6 +3,8 @@
 //! Events get ids of ours once there is something to come back for, that is from the first event before the answer on;
 //! such a stream is kept in a ring and read to its end even if the client goes away.
 
+mod source;
+
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,11 +12,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use mcp_daemon::body::{Body, BodyError};
-use tokio::sync::futures::OwnedNotified;
 
+use self::source::{Framed, Mending, Reading, Source, framed, passing};
 use super::call::{self, Call, Outcome, Progress};
 use super::collect::{Chain, Rest};
 use super::engine::Engine;
@@ -29,7 +31,6 @@ use crate::verdict::{self, Flavour, Verdict};
 /// Pause before a stream that the server ended on purpose is taken up again.
 const RESUME_PAUSE: Duration = Duration::from_millis(250);
 
-type Mending = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 type Event = Result<Frame<Bytes>, BodyError>;
 
 /// The body of an answer that is a stream.
@@ -43,41 +44,6 @@ struct Pump {
     ring: Option<Arc<Ring>>,
     /// Whether the server sent the client away, to come back for the rest.
     is_left: bool,
-}
-
-/// Where the events come from now.
-enum Source {
-    Done,
-    /// From nowhere until this is healed.
-    Mending(Mending),
-    /// From a stream that looks after itself, or a message that is being read (`wrap`).
-    Passing {
-        body: Body,
-        wrap: Option<Vec<u8>>,
-        splitter: Splitter,
-    },
-    /// An event that waits for what it teaches to be on disk.
-    Saving {
-        saved: Pin<Box<dyn Future<Output = ()> + Send>>,
-        event: Option<Bytes>,
-        then: Box<Reading>,
-    },
-    Upstream(Box<Reading>),
-}
-
-/// An upstream's stream while it is read.
-struct Reading {
-    body: Chain,
-    splitter: Splitter,
-    live: Live,
-    flight: InFlight,
-    progress: Progress,
-    hung: Option<Pin<Box<OwnedNotified>>>,
-    answered: bool,
-    /// Whether this goes on with a stream that was ended early; servers leave it open after the answer.
-    is_resumed: bool,
-    /// The upstream's own id of the newest event: where to go on when it ends the stream early on purpose.
-    last_id: Option<HeaderValue>,
 }
 
 impl CallStream {
@@ -332,8 +298,9 @@ impl Pump {
             }
             Some(Glance::Error) => match verdict::judge(StatusCode::OK, &http::HeaderMap::new(), &data) {
                 Verdict::Lost(flavour) => self.mend(flavour, true),
-                Verdict::Doubtful(flavour) => {
-                    self.go_on(Outcome::Doubtful(flavour, framed(data, bare(block))))
+                Verdict::Claimed(flavour) | Verdict::Doubtful(flavour) => {
+                    let answer = framed(data, bare(block));
+                    self.go_on(Outcome::Doubtful { flavour, answer, did_not_run: true })
                 }
                 Verdict::Answer | Verdict::NotForwarded => Some(self.answer(bare(block))),
             },
@@ -428,27 +395,4 @@ impl Pump {
         }));
         Some(Bytes::new())
     }
-}
-
-/// The event in which a message came, should it be the answer after all: it then passes byte for byte.
-#[derive(Clone)]
-struct Framed(Bytes);
-
-fn framed(data: Bytes, block: Bytes) -> Response<Body> {
-    let mut answer = reply::message(data);
-    answer.extensions_mut().insert(Framed(block));
-    answer
-}
-
-/// How to go on with an answer in a stream that has begun: the status is said already, so only a message can follow.
-fn passing(answer: Response<Body>, id: &str) -> Source {
-    let (head, body) = answer.into_parts();
-    if reply::is_stream(&head.headers) {
-        return Source::Passing { body, wrap: None, splitter: Splitter::default() };
-    }
-    if head.status == StatusCode::OK {
-        return Source::Passing { body, wrap: Some(Vec::new()), splitter: Splitter::default() };
-    }
-    let error = mcp::error_body(id, mcp::INTERNAL_ERROR, &format!("the server answered {}", head.status));
-    Source::Passing { body: Body::from(error), wrap: Some(Vec::new()), splitter: Splitter::default() }
 }

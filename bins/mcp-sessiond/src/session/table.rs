@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request};
+use http::{Method, Request};
 use tokio::time::Instant;
 
 use super::engine::Engine;
@@ -102,7 +102,7 @@ impl Engine {
         }
         let mut request = Request::new(Bytes::new());
         *request.method_mut() = Method::DELETE;
-        *request.headers_mut() = session.headers();
+        *request.headers_mut() = session.lock().letterhead().bare();
         live.mark(request.headers_mut());
         log::debug!(session = session.key.short(); "session closed upstream");
         let (engine, session) = (self.clone(), session.clone());
@@ -179,9 +179,5 @@ impl Session {
         if let Some(streams) = &self.lock().streams {
             streams.unasked.iter().chain(&streams.answers).for_each(|ring| ring.end());
         }
-    }
-
-    fn headers(&self) -> HeaderMap {
-        self.lock().headers.as_deref().cloned().unwrap_or_default()
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use mcp_daemon::body::Body;
 use mcp_daemon::client::SendError;
@@ -13,7 +13,6 @@ use serde_json::value::RawValue;
 use super::call;
 use super::collect::collect;
 use super::engine::Engine;
-use super::headers::ACCEPT_BOTH;
 use super::{Live, Session, reply};
 use crate::mcp::{self, Envelope, Kind};
 use crate::sse::{self, Splitter};
@@ -146,7 +145,7 @@ async fn exchange(
 fn refusal(method: &'static str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> TalkError {
     let what = format!("the server answered {method} with {status}");
     match verdict::judge(status, headers, body) {
-        Verdict::Lost(_) => TalkError::Lost(what),
+        Verdict::Claimed(_) | Verdict::Lost(_) => TalkError::Lost(what),
         Verdict::NotForwarded => TalkError::Unreachable(what),
         Verdict::Answer | Verdict::Doubtful(_) if status.is_server_error() => TalkError::Unable(what),
         Verdict::Answer | Verdict::Doubtful(_) => TalkError::Refused(what),
@@ -179,12 +178,10 @@ async fn send(
     body: String,
     is_first: bool,
 ) -> Result<http::Response<Body>, TalkError> {
-    let mut headers = session.lock().headers.as_deref().cloned().unwrap_or_default();
-    for name in ["mcp-method", "mcp-name", "last-event-id"] {
+    let mut headers = session.lock().letterhead().to_map();
+    for name in ["mcp-method", "mcp-name"] {
         headers.remove(name);
     }
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::ACCEPT, ACCEPT_BOTH);
     engine.add_own_headers(&mut headers);
     let mut request = call::post(headers, live, Bytes::from(body));
     if is_first {
