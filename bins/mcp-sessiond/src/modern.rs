@@ -143,10 +143,9 @@ impl Sending<'_> {
                 })?);
             }
             if Instant::now() + pause > deadline || self.engine.life.is_draining() {
-                log::debug!(route = self.upstream.name(), error:% = why; "server not there, a request waited in vain");
                 return Err(reply::failed(
                     &self.id,
-                    "the server cannot be reached; this call did not run, try again",
+                    &format!("the server cannot be reached: {why}; this call did not run, try again"),
                 ));
             }
             tokio::time::sleep(pause).await;

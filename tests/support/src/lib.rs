@@ -2,7 +2,7 @@
 //! an S3-compatible store that does so too ([`objects`]), and the real daemons as child processes ([`Authd`], [`Sessiond`],
 //! [`Supervise`], [`Snapshotd`]).
 //!
-//! Nothing here is shipped. Tests wait for facts ([`Server::until`], [`Sessiond::until_logged`], [`Journal::until`]), never for seconds.
+//! Nothing here is shipped. Tests wait for facts ([`Server::until`], [`Daemon::until_logged`], [`Journal::until`]), never for seconds.
 #![allow(
     clippy::disallowed_methods,
     reason = "test support has no drain: its tasks end with the test's runtime"

@@ -164,10 +164,9 @@ async fn send_until_up(
             Err(SendError::Broken(error)) => {
                 broken += 1;
                 if broken > 3 {
-                    log::info!(error:% = chain(&*error); "server breaks off when it is asked to initialize");
                     return Err(reply::failed(
                         id,
-                        "the server breaks off when it is asked to initialize; try again",
+                        &format!("the server breaks off when it is asked to initialize: {error}"),
                     ));
                 }
                 chain(&*error)
@@ -183,7 +182,10 @@ async fn send_until_up(
             false => (Instant::now() + pause > deadline).then_some("limits.parked_time is reached"),
         };
         if let Some(over) = over {
-            return Err(reply::failed(id, &format!("the server cannot be reached and {over}; try again")));
+            return Err(reply::failed(
+                id,
+                &format!("the server cannot be reached ({why}) and {over}; try again"),
+            ));
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(std::time::Duration::from_secs(1));
