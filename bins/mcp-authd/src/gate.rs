@@ -210,7 +210,7 @@ impl Gate {
             entry.brought(bearer::fingerprint(token));
         }
         self.count_stranger(from)?;
-        if refused.is_wrong() {
+        if refused.is_guess() {
             let held = self.limits.wrong.hold(&config.wrong, Place::of(from), &self.life).await;
             held.map_err(|more| too_many("null", more.0))?;
         }

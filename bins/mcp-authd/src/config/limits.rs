@@ -47,7 +47,7 @@ pub struct Rate {
     pub address_burst: NonZeroU32,
 }
 
-/// `[wrong]`: what a wrong credential costs its sender.
+/// `[wrong]`: what a wrong credential costs its sender. One that was good once, or is not yet, is no guess and costs nothing.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Wrong {

@@ -86,9 +86,20 @@ impl Refused {
         }
     }
 
-    /// Whether somebody may be guessing: then the answer takes its time.
+    /// Whether there is a credential that is worth nothing.
     pub fn is_wrong(&self) -> bool {
         !matches!(self, Refused::Missing)
+    }
+
+    /// Whether somebody may be guessing: then the answer takes its time. Who shows what was made for somebody does not
+    /// guess: OAuth clients find out like this that their token has expired, every few minutes and many of them from one
+    /// address.
+    pub fn is_guess(&self) -> bool {
+        match self {
+            Refused::Disabled(_) | Refused::Expired(_) | Refused::Missing | Refused::NotYet(_) => false,
+            Refused::Jwt(invalid) => !invalid.is_signed(),
+            Refused::Certificate(_) | Refused::Malformed | Refused::Unknown | Refused::UnknownKey(_) => true,
+        }
     }
 }
 

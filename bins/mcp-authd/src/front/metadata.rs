@@ -1,8 +1,9 @@
 //! OAuth for clients that log in elsewhere: protected resource metadata (RFC 9728) and the challenge that leads to it
 //! (MCP 2025-11-25 and 2026-07-28, authorization).
 
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request, uri};
+use http::{HeaderValue, Method, Response, StatusCode, header, request, uri};
 use mcp_daemon::body::Body;
+use mcp_daemon::hosts;
 use serde_json::json;
 
 use crate::answer;
@@ -27,24 +28,19 @@ pub fn is_at(config: &Config, path: &str) -> bool {
     suffix.is_empty() || suffix == config.path || public(config).is_some_and(|known| known.path == suffix)
 }
 
-/// Answers a request for the metadata. Pages of every origin may read it: it holds nothing secret, and OAuth in a browser
-/// begins with it.
+/// Answers a request for the metadata. Which pages may read it is decided as for everything else
+/// ([`manners`](super::manners)).
 pub fn answer(config: &Config, head: &request::Parts) -> Response<Body> {
     let Some(metadata) = &config.metadata else { return answer::text(StatusCode::NOT_FOUND, String::new()) };
-    let mut answer = match head.method {
-        Method::GET | Method::HEAD => match resource(config, head) {
-            Some(resource) => document(config, metadata, &resource),
-            None => answer::text(StatusCode::BAD_REQUEST, "This needs a Host header.\n".into()),
-        },
-        Method::OPTIONS => preflight(),
-        _ => {
-            let mut answer = answer::text(StatusCode::METHOD_NOT_ALLOWED, "GET this.\n".into());
-            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
-            answer
-        }
-    };
-    answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    answer
+    if !matches!(head.method, Method::GET | Method::HEAD) {
+        let mut answer = answer::text(StatusCode::METHOD_NOT_ALLOWED, "GET this.\n".into());
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return answer;
+    }
+    match resource(config, head) {
+        Some(resource) => document(config, metadata, &resource),
+        None => answer::text(StatusCode::BAD_REQUEST, "This needs a Host header.\n".into()),
+    }
 }
 
 /// `WWW-Authenticate` (RFC 6750, 3; RFC 9728, 5.1): an error where the client made one, the scopes that would do where they
@@ -103,17 +99,6 @@ fn document(config: &Config, metadata: &Metadata, resource: &Resource) -> Respon
     answer
 }
 
-fn preflight() -> Response<Body> {
-    let mut answer = Response::new(Body::empty());
-    *answer.status_mut() = StatusCode::NO_CONTENT;
-    let headers: &mut HeaderMap = answer.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
-    // SDKs send the version with this request too; a `*` would not cover Authorization, which nobody needs here.
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
-    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
-    answer
-}
-
 fn once<'a>(scopes: impl IntoIterator<Item = &'a String>) -> Vec<&'a str> {
     let mut all: Vec<&str> = Vec::new();
     for scope in scopes {
@@ -130,8 +115,7 @@ fn resource(config: &Config, head: &request::Parts) -> Option<Resource> {
         return Some(known);
     }
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = head.uri.authority().map(uri::Authority::as_str).or(host)?;
+    let host = hosts::host_of(head).ok()?;
     // Parsed, because it goes back into a header and a document.
     let authority: uri::Authority = host.parse().ok()?;
     let is_plain = !authority.as_str().contains(['@', '"', '\\']);
@@ -169,10 +153,7 @@ mod tests {
 
     async fn told(text: &str, host: &str) -> Value {
         let answer = answer(&config(text), &head("GET", host));
-        assert_eq!(
-            (answer.status(), &answer.headers()["access-control-allow-origin"]),
-            (StatusCode::OK, &"*".parse().unwrap())
-        );
+        assert_eq!(answer.status(), StatusCode::OK);
         serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap()
     }
 
@@ -240,12 +221,9 @@ mod tests {
     }
 
     #[test]
-    fn browsers_may_ask_and_other_methods_may_not() {
-        let told = |method: &str| answer(&config(LOGIN), &head(method, "h"));
-        let preflight = told("OPTIONS");
-        assert_eq!(preflight.status(), StatusCode::NO_CONTENT);
-        assert!(preflight.headers().contains_key("access-control-allow-headers"));
-        assert_eq!(told("POST").status(), StatusCode::METHOD_NOT_ALLOWED);
+    fn it_is_there_to_be_read() {
+        let told = |method: &str| answer(&config(LOGIN), &head(method, "h")).status();
+        assert_eq!((told("HEAD"), told("POST")), (StatusCode::OK, StatusCode::METHOD_NOT_ALLOWED));
     }
 
     #[test]

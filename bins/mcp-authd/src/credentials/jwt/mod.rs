@@ -84,6 +84,29 @@ pub enum Invalid {
     Unsigned,
 }
 
+impl Invalid {
+    /// Whether an issuer of ours has signed it all the same: this is found out after the signature.
+    pub fn is_signed(self) -> bool {
+        match self {
+            Invalid::Audience
+            | Invalid::Expired
+            | Invalid::NoExpiry
+            | Invalid::NotYet
+            | Invalid::Route
+            | Invalid::Scopes
+            | Invalid::Subject => true,
+            Invalid::Algorithm
+            | Invalid::Critical
+            | Invalid::Form
+            | Invalid::Issuer
+            | Invalid::Kind
+            | Invalid::NoKeyNamed
+            | Invalid::Signature
+            | Invalid::Unsigned => false,
+        }
+    }
+}
+
 /// One reading of all issuers.
 pub struct Issuers {
     by_name: BTreeMap<String, Issuer>,

@@ -202,8 +202,12 @@ fn an_expired_token_is_refused_though_it_was_good_before() {
         issuers.identify(&token, now).unwrap();
     }
     for now in [NOW + 90, NOW + 10_000] {
-        assert_eq!(issuers.identify(&token, now).unwrap_err(), Refused::Jwt(Invalid::Expired));
+        let refused = issuers.identify(&token, now).unwrap_err();
+        assert_eq!(refused, Refused::Jwt(Invalid::Expired));
+        assert!(refused.is_wrong() && !refused.is_guess(), "its client only has to get a new one");
     }
+    let forged = Maker::secret(SECRET.replace('0', "x")).good("HS256");
+    assert!(issuers.identify(&forged, NOW + 90).unwrap_err().is_guess());
 }
 
 proptest! {
