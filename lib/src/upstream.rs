@@ -47,6 +47,25 @@ impl Upstream {
         place.contains(PLACEHOLDER) || self.path.contains(PLACEHOLDER)
     }
 
+    /// The Unix socket as configured, where it is one.
+    pub fn socket(&self) -> Option<&str> {
+        match &self.target {
+            Target::Http { .. } => None,
+            Target::Unix { socket } => Some(socket),
+        }
+    }
+
+    /// Whether both are the same socket, or the same scheme, host and port, whatever their paths.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.target == other.target
+    }
+
+    /// Another path at the same place, such as `/ready`.
+    #[must_use]
+    pub fn with_path(&self, path: &'static str) -> Self {
+        Upstream { target: self.target.clone(), path: path.to_owned() }
+    }
+
     /// The concrete endpoint for a route; the route is ignored where there is no `{route}`.
     pub fn endpoint(&self, route: Option<&Route>) -> Result<Endpoint, AddrError> {
         if route.is_none() && self.needs_route() {
@@ -356,6 +375,23 @@ mod tests {
         assert_ne!(one, other);
         assert_eq!(one, one.clone());
         assert_eq!((other.host(), other.uri()), (&HeaderValue::from_static("other:1"), one.uri()));
+    }
+
+    #[test]
+    fn another_path_is_beside_the_first() {
+        for text in ["unix:/run/{route}/x.sock", "https://host:1/mcp"] {
+            let upstream: Upstream = text.parse().unwrap();
+            let beside = upstream.with_path("/ready");
+            assert!(beside.is_beside(&upstream) && beside != upstream);
+            assert!(beside.to_string().ends_with("/ready"), "{beside}");
+        }
+        let upstream: Upstream = "http://host:1/mcp".parse().unwrap();
+        assert!(!upstream.is_beside(&"https://host:1/mcp".parse().unwrap()));
+        assert!(!upstream.is_beside(&"http://host:2/mcp".parse().unwrap()));
+        assert_eq!(
+            "unix:/run/{route}/x.sock:/a".parse::<Upstream>().unwrap().socket(),
+            Some("/run/{route}/x.sock")
+        );
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use mcp_daemon::body::Body;
 use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::life::Life;
@@ -28,7 +28,7 @@ use crate::leash::Leash;
 use crate::limits::{Limits, Place};
 use crate::metrics::Metrics;
 use crate::policy;
-use crate::route::{Router, Table, Unserved};
+use crate::route::{Forwarded, Router, Table, Unserved};
 use crate::{address, config};
 
 /// What a client may try again after.
@@ -70,7 +70,7 @@ impl Gate {
             limits: Limits::new(&config.rate),
             config: ArcSwap::new(config),
             credentials: Current::new(credentials),
-            router: Router::new(table),
+            router: Router::new(table, life.clone()),
             audit,
             metrics: Metrics::default(),
             health: Health::default(),
@@ -245,12 +245,14 @@ impl Gate {
             entry.because("too many requests of this subject");
             return too_many(&id, wait);
         }
-        let request = outbound(head, body, &identity);
-        match self.router.forward(&identity.route, request).await {
-            Ok(answer) => {
+        match self.router.forward(&identity, Request::from_parts(head, body)).await {
+            Ok(Forwarded { answer, held }) => {
+                if answer.body().is_end_stream() {
+                    return answer;
+                }
                 let leash =
                     Leash { identity, credentials: self.credentials.clone(), life: self.life.clone() };
-                answer.map(|body| Body::stream(leash.hold(body)))
+                answer.map(|body| Body::stream(leash.hold(body, held)))
             }
             Err(unserved) => {
                 entry.because(&unserved);
@@ -258,18 +260,6 @@ impl Gate {
             }
         }
     }
-}
-
-/// The request as it goes upstream: without the credential and what belongs to the connection, with the identity.
-fn outbound(mut head: request::Parts, body: Bytes, identity: &Identity) -> Request<Bytes> {
-    front::headers::inward(&mut head.headers);
-    let text = |text: &str| HeaderValue::from_str(text).expect("subjects and routes are visible ASCII");
-    head.headers.insert(mcp::SUBJECT_HEADER, text(identity.subject.as_str()));
-    head.headers.insert(mcp::ROUTE_HEADER, text(identity.route.as_str()));
-    let mut request = Request::new(body);
-    *request.method_mut() = head.method;
-    *request.headers_mut() = head.headers;
-    request
 }
 
 /// 401, and how to do better (RFC 6750, 3; RFC 9728, 5.1).
@@ -313,7 +303,8 @@ fn unserved_answer(id: &str, unserved: &Unserved) -> Response<Body> {
         }
         Unserved::NoUpstream(_) => (StatusCode::NOT_FOUND, "no server is set up for this token"),
     };
-    log::warn!(error:% = unserved; "a request was not served");
+    // What is wrong with an upstream is said once, where that is found out.
+    log::debug!(error:% = unserved; "a request was not served");
     let status = if id == "null" { status } else { StatusCode::OK };
     answer::later(status, id, TRY_AGAIN, message)
 }

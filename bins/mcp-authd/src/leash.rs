@@ -15,6 +15,7 @@ use mcp_daemon::life::Life;
 
 use crate::credentials::{Current, now};
 use crate::identity::Identity;
+use crate::route::Held;
 
 /// What an answer is held by.
 #[derive(Clone)]
@@ -31,14 +32,16 @@ pub struct Leash {
 pub struct Leashed {
     body: Body,
     leash: Leash,
+    /// The request is under way as long as its answer is.
+    _held: Held,
     /// Made when the body first has to wait.
     pulled: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Leash {
     /// Puts a body on the leash.
-    pub fn hold(self, body: Body) -> Leashed {
-        Leashed { body, leash: self, pulled: None }
+    pub fn hold(self, body: Body, held: Held) -> Leashed {
+        Leashed { body, leash: self, _held: held, pulled: None }
     }
 
     async fn pulled(self) {

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use http::{Method, StatusCode};
 use mcp_daemon::control::Controlled;
 use mcp_daemon::exit::chain;
 use serde_json::{Value, json};
@@ -45,6 +46,13 @@ impl Controlled for Ops {
 
     fn metrics(&self) -> String {
         self.gate.metrics.encode()
+    }
+
+    fn other(&self, method: &Method, path: &str) -> Option<(StatusCode, Value)> {
+        match (method.as_str(), path) {
+            ("GET", "/routes") => Some((StatusCode::OK, self.gate.router.report())),
+            _ => None,
+        }
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {

@@ -15,11 +15,12 @@ pub struct RouteSettings {
     pub upstream: Upstreams,
     /// Answer `notifications/initialized` here with 202, for upstreams that choke on it.
     pub acknowledge_initialized: bool,
-    /// Requests with their answers under way at once, streams not counted; more wait.
+    /// Requests with their answers under way at once; more wait. A stream counts up to its head. Default: no bound but that
+    /// of connections.
     pub concurrency: Option<NonZeroUsize>,
-    /// Requests that may wait; more are refused.
+    /// Requests that may wait for `concurrency`, in the order in which they came; more are refused. Default 128.
     pub queue: Option<usize>,
-    /// Longest wait in the queue.
+    /// Longest wait in the queue; default 30s.
     pub queue_timeout: Option<Span>,
 }
 
@@ -39,14 +40,18 @@ pub struct UpstreamSettings {
     /// Its share of new sessions, beside the others.
     #[serde(default = "one")]
     pub weight: NonZeroU16,
-    /// Where to ask `GET /ready`: the control socket or `--observe` address of a daemon, never a socket that wakes an
-    /// instance.
+    /// Where to ask `GET /ready` (200 is well; its own path counts for nothing): the control socket or `--observe` address
+    /// of a daemon, never a socket that wakes an instance.
     pub ready: Option<Upstream>,
     /// Take no new sessions to it; those it has stay.
     #[serde(default)]
     pub drain: bool,
-    /// File with a bearer token that it wants: its own credential, whatever the client's was.
+    /// File with a bearer token that it wants: its own credential, whatever the client's was. Read again at reload.
     pub token_file: Option<PathBuf>,
+    /// Tell it who is asking (`Mcp-Auth-Subject`, `Mcp-Route`) over TCP too; a Unix socket is always told. Off unless set:
+    /// a server elsewhere need not know who our people are, and nothing keeps others on its network from claiming the same.
+    #[serde(default)]
+    pub identity_headers: bool,
 }
 
 fn one() -> NonZeroU16 {
@@ -85,26 +90,30 @@ impl Upstreams {
             ready: None,
             drain: false,
             token_file: None,
+            identity_headers: false,
         };
         Self(vec![only])
     }
 }
 
 /// `[health]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Health {
     /// Pause between two questions at an upstream's `ready`.
     pub interval: Span,
     /// How long the answer may take.
     pub timeout: Span,
-    /// Failures in a row, of questions or of requests, after which an upstream gets no new sessions.
+    /// Failures in a row after which an upstream gets no new sessions: of questions, until one is answered well; of
+    /// requests (not reached, lost, or answered with 502, 503 or 504), for the time of an `ejection`. The last upstream
+    /// of a route that takes new sessions goes on taking them.
     pub failures: NonZeroU32,
-    /// For how long; each time in a row it is twice as long.
+    /// After this long one request is let through to try; if it fails too, the next time is twice as long.
     pub ejection: Span,
     /// No ejection takes longer.
     pub longest_ejection: Span,
-    /// How long a request for which no upstream can be reached waits for one.
+    /// How long a request waits for an upstream that can be reached, and how long a session waits for its own before it
+    /// is taken to another one.
     pub patience: Span,
 }
 

@@ -1,27 +1,60 @@
 //! Where a route leads: its upstreams, which of them takes a request, and what happens when one cannot.
+//!
+//! [`Router::forward`] is the story, `forward` its steps. The choice ([`balance`]), the names in session ids
+//! ([`affinity`]) and the health of an upstream ([`health`]) are pure.
 
-use std::sync::Arc;
+pub mod affinity;
+pub mod balance;
+mod forward;
+pub mod health;
+mod lane;
+mod lanes;
+mod member;
+mod probe;
+pub mod queue;
+mod table;
 
-use arc_swap::ArcSwap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Request, Response};
 use mcp_daemon::addr::Route;
 use mcp_daemon::body::Body;
-use mcp_daemon::client::{Client, ClientOptions, SendError};
-use mcp_daemon::config::ConfigProblem;
+use mcp_daemon::client::{Client, ClientOptions};
+use mcp_daemon::life::Life;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
-use crate::config::Config;
-use crate::config::route::RouteSettings;
+use self::forward::{Letter, Search, Sent, Step};
+use self::lane::Lane;
+use self::lanes::Lanes;
+use self::member::Errand;
+use self::probe::Probes;
+use self::queue::{Full, Place};
+pub use self::table::Table;
+use crate::identity::Identity;
 
 /// Sends requests where their routes lead.
 pub struct Router {
-    table: ArcSwap<Table>,
+    lanes: Mutex<Lanes>,
     client: Client,
+    life: Life,
 }
 
-/// One reading of the settings.
-pub struct Table {
-    config: Arc<Config>,
+/// An answer, as far as its head.
+pub struct Forwarded {
+    /// The answer.
+    pub answer: Response<Body>,
+    /// To be held until its body has ended.
+    pub held: Held,
+}
+
+/// Counts a request as under way until it is dropped.
+pub struct Held {
+    _errand: Errand,
+    /// Given back at the head of a stream.
+    _place: Option<Place>,
 }
 
 /// Why nobody served a request; nothing of it reached a server but for [`Unserved::Lost`].
@@ -51,45 +84,71 @@ pub enum Unserved {
     NoUpstream(Route),
 }
 
-impl Table {
-    /// Reads the settings of all routes, with the tokens of upstreams.
-    pub fn load(config: &Arc<Config>) -> Result<Self, ConfigProblem> {
-        Ok(Self { config: config.clone() })
-    }
-
-    /// What a route is told to do.
-    pub fn settings(&self, route: &Route) -> Option<&RouteSettings> {
-        self.config.route.get(route)
-    }
-}
-
 impl Router {
     /// Nothing is connected before the first request.
-    pub fn new(table: Table) -> Arc<Self> {
-        Arc::new(Self { table: ArcSwap::from_pointee(table), client: Client::new(ClientOptions::default()) })
+    pub fn new(table: Table, life: Life) -> Arc<Self> {
+        let client = Client::new(ClientOptions::default());
+        let lanes = Mutex::new(Lanes::new(table, Probes::new(client.clone(), life.clone())));
+        Arc::new(Self { lanes, client, life })
     }
 
-    /// The newest reading.
+    /// The newest reading of the settings.
     pub fn table(&self) -> Arc<Table> {
-        self.table.load_full()
+        self.lanes().table().clone()
     }
 
-    /// Replaces it; requests under way end as they began.
+    /// Replaces it; requests under way end where they are, those that wait look again.
     pub fn replace(&self, table: Table) {
-        self.table.store(Arc::new(table));
+        self.lanes().replace(table);
     }
 
-    /// Sends a request where its route leads and waits for the head of the answer.
-    pub async fn forward(&self, route: &Route, request: Request<Bytes>) -> Result<Response<Body>, Unserved> {
-        let table = self.table();
-        let own = table.config.route.get(route).map(|own| &own.upstream.0).filter(|own| !own.is_empty());
-        let upstreams = own.unwrap_or(&table.config.upstream.0);
-        let upstream = upstreams.first().ok_or_else(|| Unserved::NoUpstream(route.clone()))?;
-        let endpoint =
-            upstream.address.endpoint(Some(route)).map_err(|_| Unserved::NoUpstream(route.clone()))?;
-        self.client.send(&endpoint, request).await.map_err(|error| match error {
-            SendError::Broken(why) => Unserved::Lost { route: route.clone(), why: why.to_string() },
-            SendError::NotSent(why) => Unserved::Down { route: route.clone(), why: why.to_string() },
-        })
+    /// The routes in use, for the control socket.
+    pub fn report(&self) -> Value {
+        Value::Array(self.lanes().report())
+    }
+
+    /// Sends a request where its route leads and waits for the head of the answer. Its headers may be the client's own:
+    /// what is not for an upstream stays here.
+    pub async fn forward(&self, identity: &Identity, request: Request<Bytes>) -> Result<Forwarded, Unserved> {
+        let route = &identity.route;
+        let mut lane = self.lane(route)?;
+        let place = lane.enter().await.map_err(|Full| Unserved::Busy(route.clone()))?;
+        let letter = Letter::new(identity, request);
+        let mut search = Search::new();
+        loop {
+            match search.next(&lane, &letter, Instant::now()) {
+                Step::Send(at) => match letter.send(&self.client, &lane, at).await {
+                    Sent::Answered(answer, errand) => {
+                        let place = place.filter(|_| !errand.is_stream());
+                        return Ok(Forwarded { answer, held: Held { _errand: errand, _place: place } });
+                    }
+                    Sent::Lost(why) => return Err(Unserved::Lost { route: route.clone(), why }),
+                    Sent::NotRun(why) => search.failed(at, why),
+                },
+                Step::Pause(pause) => {
+                    if !Box::pin(self.pause(pause)).await {
+                        return Err(Unserved::Down { route: route.clone(), why: search.why });
+                    }
+                    lane = self.lane(route)?;
+                }
+                Step::GiveUp => return Err(Unserved::Down { route: route.clone(), why: search.why }),
+            }
+        }
+    }
+
+    fn lane(&self, route: &Route) -> Result<Arc<Lane>, Unserved> {
+        self.lanes().of(route)
+    }
+
+    /// Whether the pause was not cut short by the drain.
+    async fn pause(&self, pause: Duration) -> bool {
+        tokio::select! {
+            () = sleep(pause) => true,
+            () = self.life.draining() => false,
+        }
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

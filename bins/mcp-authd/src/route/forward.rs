@@ -1,0 +1,233 @@
+//! One request from its route to the head of an answer: which upstream, and what where that one cannot be reached.
+//!
+//! It is sent again only where the first sending provably came to nothing: not a byte was written, or a neighbour on a
+//! Unix socket says so. Whatever else happens to it, a second sending could run it twice.
+
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
+use mcp_daemon::body::Body;
+use mcp_daemon::client::{Client, SendError};
+use mcp_daemon::exit::chain;
+use mcp_daemon::mcp;
+use tokio::time::Instant;
+
+use super::affinity;
+use super::balance::Tried;
+use super::lane::Lane;
+use super::member::{Errand, Member};
+use crate::front::headers;
+use crate::identity::Identity;
+
+/// The first pause before upstreams that could not be reached are tried again; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+/// The longest.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is to be sent.
+pub(super) struct Letter<'a> {
+    identity: &'a Identity,
+    head: request::Parts,
+    body: Bytes,
+}
+
+/// What came of one sending.
+pub(super) enum Sent {
+    /// The head of an answer.
+    Answered(Response<Body>, Errand),
+    /// Its effect is unknown.
+    Lost(String),
+    /// It provably did not run.
+    NotRun(String),
+}
+
+/// The search for an upstream that can be reached.
+pub(super) struct Search {
+    tried: Tried,
+    /// Whether the session's own upstream was given up.
+    left_home: bool,
+    /// Since when nobody can be reached.
+    since: Option<Instant>,
+    pauses: u32,
+    /// The last error.
+    pub why: String,
+}
+
+/// What to do next in a search.
+pub(super) enum Step {
+    /// Nobody can be reached in time.
+    GiveUp,
+    /// Wait, then go on.
+    Pause(Duration),
+    /// Send it to the upstream at this place.
+    Send(usize),
+}
+
+impl<'a> Letter<'a> {
+    pub fn new(identity: &'a Identity, request: Request<Bytes>) -> Self {
+        let (head, body) = request.into_parts();
+        Self { identity, head, body }
+    }
+
+    fn session(&self) -> Option<&str> {
+        self.head.headers.get(mcp::SESSION)?.to_str().ok()
+    }
+
+    /// Decides among upstreams: chance, or for a session that has no home its id, so that it stays where it went.
+    fn draw(&self) -> u64 {
+        match self.session() {
+            // The same for everybody who asks: neither a restart nor a second mcp-authd takes a session elsewhere.
+            Some(session) => {
+                let mut hash = DefaultHasher::new();
+                affinity::split(session).map_or(session, |(_, id)| id).hash(&mut hash);
+                hash.finish()
+            }
+            None => chance(),
+        }
+    }
+
+    /// The request as one upstream gets it.
+    fn to(&self, lane: &Lane, member: &Member) -> Request<Bytes> {
+        let mut headers = headers::inward(&self.head.headers);
+        if let Some(session) = self.session() {
+            let (_, id) = lane.home(session);
+            if id.len() < session.len()
+                && let Ok(id) = HeaderValue::from_str(id)
+            {
+                headers.insert(mcp::SESSION, id);
+            }
+        }
+        if member.endpoint.is_unix() || member.goal().identity_headers {
+            let subject = HeaderValue::from_str(self.identity.subject.as_str());
+            headers.insert(mcp::SUBJECT_HEADER, subject.expect("a subject is visible ASCII"));
+            headers.insert(mcp::ROUTE_HEADER, lane.name.clone());
+        }
+        if let Some(authorization) = &member.goal().authorization {
+            headers.insert(header::AUTHORIZATION, authorization.clone());
+        }
+        let mut request = Request::new(self.body.clone());
+        *request.method_mut() = self.head.method.clone();
+        *request.headers_mut() = headers;
+        request
+    }
+
+    /// Sends it to one upstream of its lane.
+    pub async fn send(&self, client: &Client, lane: &Lane, at: usize) -> Sent {
+        let member = &lane.members[at];
+        let mut errand = Errand::begin(member.clone());
+        let answer = client.send(&member.endpoint, self.to(lane, member)).await;
+        let mut failed = |why: String, was_reached| {
+            errand.failed(&why, was_reached, lane.is_last(at, Instant::now()));
+            why
+        };
+        match answer {
+            Err(SendError::Broken(why)) => Sent::Lost(failed(chain(&*why), false)),
+            Err(SendError::NotSent(why)) => Sent::NotRun(failed(chain(&*why), false)),
+            Ok(answer) if was_not_forwarded(member, &answer) => {
+                Sent::NotRun(failed(format!("answered {}, not forwarded", answer.status()), false))
+            }
+            Ok(answer) => {
+                if is_a_gateways(answer.status()) {
+                    failed(format!("answered {}", answer.status()), true);
+                } else {
+                    errand.answered();
+                }
+                Sent::Answered(self.returned(answer, lane, &mut errand), errand)
+            }
+        }
+    }
+
+    /// The answer as the client gets it.
+    fn returned(&self, mut answer: Response<Body>, lane: &Lane, errand: &mut Errand) -> Response<Body> {
+        let is_stream = headers::outward(answer.headers_mut());
+        let is_success = answer.status().is_success();
+        if is_stream || (self.head.method == Method::GET && is_success) {
+            errand.goes_on();
+        }
+        if let Some(id) = answer.headers_mut().get_mut(mcp::SESSION) {
+            if is_success && !self.head.headers.contains_key(mcp::SESSION) {
+                errand.member.session_began();
+            }
+            if lane.has_several()
+                && let Some(joined) = affinity::join(&errand.member.goal().name, id)
+            {
+                *id = joined;
+            }
+        }
+        answer
+    }
+}
+
+impl Search {
+    /// Nothing tried yet.
+    pub fn new() -> Self {
+        let why = String::from("all its upstreams drain");
+        Self { tried: Tried::default(), left_home: false, since: None, pauses: 0, why }
+    }
+
+    /// What to do next with a letter on a lane.
+    pub fn next(&mut self, lane: &Lane, letter: &Letter<'_>, now: Instant) -> Step {
+        let session = letter.session();
+        let home = session.and_then(|session| lane.home(session).0);
+        let home = home.filter(|_| lane.has_several() && !self.left_home);
+        if let Some(home) = home {
+            let member = &lane.members[home];
+            let may_come_back = member.may_come_back(now, lane.patience);
+            if !self.tried.has(home) && (may_come_back || member.admits(now)) {
+                return Step::Send(home);
+            }
+            // What lives there is lost to it anywhere else, so it stays as long as there is hope.
+            if may_come_back {
+                return self.pause(lane, now);
+            }
+            self.left_home = true;
+            member.is_left();
+        }
+        match lane.choose(session.is_some(), self.tried, || letter.draw(), now) {
+            Some(at) => Step::Send(at),
+            None => self.pause(lane, now),
+        }
+    }
+
+    /// The upstream at a place could not be reached.
+    pub fn failed(&mut self, at: usize, why: String) {
+        self.tried.add(at);
+        self.why = why;
+    }
+
+    fn pause(&mut self, lane: &Lane, now: Instant) -> Step {
+        let until = *self.since.get_or_insert(now) + lane.patience;
+        if now >= until {
+            return Step::GiveUp;
+        }
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(16)).min(LONGEST_PAUSE);
+        self.pauses += 1;
+        self.tried = Tried::default();
+        // The last try of all comes at the very end of the patience.
+        Step::Pause(pause.min(until - now))
+    }
+}
+
+/// A neighbour's word that nothing of the request went further; anybody else's would be no proof.
+fn was_not_forwarded(member: &Member, answer: &Response<Body>) -> bool {
+    let status = answer.status();
+    (status.is_client_error() || status.is_server_error())
+        && member.endpoint.is_unix()
+        && answer.headers().contains_key(mcp::NOT_FORWARDED_HEADER)
+}
+
+/// Whether it says that somebody on the way could not reach the server.
+fn is_a_gateways(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+/// Random enough to spread load.
+fn chance() -> u64 {
+    static CHANCE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    static DRAWN: AtomicU64 = AtomicU64::new(0);
+    CHANCE.hash_one(DRAWN.fetch_add(1, Relaxed))
+}

@@ -1,0 +1,95 @@
+//! The routes in use. Routes come from credentials and most lead to the same template, so nothing is kept of one that
+//! nobody used for a while, and there is a bound.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mcp_daemon::addr::Route;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::Unserved;
+use super::lane::Lane;
+use super::probe::Probes;
+use super::table::Table;
+
+/// Routes in use at once; some KiB each.
+const MOST: usize = 10_000;
+/// A route that nobody used between two looks, so far apart, is forgotten.
+const LOOK: Duration = Duration::from_secs(600);
+
+/// All routes in use, and the settings that they follow.
+pub(super) struct Lanes {
+    table: Arc<Table>,
+    probes: Probes,
+    by_route: HashMap<Route, Kept>,
+    looked: Instant,
+}
+
+struct Kept {
+    lane: Arc<Lane>,
+    /// Since the last look.
+    used: bool,
+}
+
+impl Lanes {
+    /// None yet.
+    pub fn new(table: Table, probes: Probes) -> Self {
+        Self { table: Arc::new(table), probes, by_route: HashMap::new(), looked: Instant::now() }
+    }
+
+    /// The settings.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// A route, which is in use from now on.
+    pub fn of(&mut self, route: &Route) -> Result<Arc<Lane>, Unserved> {
+        if let Some(kept) = self.by_route.get_mut(route) {
+            kept.used = true;
+            return Ok(kept.lane.clone());
+        }
+        self.make_room(route)?;
+        let lane = Lane::new(route, &self.table, &mut self.probes, None)
+            .ok_or_else(|| Unserved::NoUpstream(route.clone()))?;
+        let lane = Arc::new(lane);
+        self.by_route.insert(route.clone(), Kept { lane: lane.clone(), used: true });
+        Ok(lane)
+    }
+
+    /// Follows other settings. What is the same upstream under the same name keeps its state.
+    pub fn replace(&mut self, table: Table) {
+        self.table = Arc::new(table);
+        // Held until each lane has taken what it still needs.
+        let _renewed = self.probes.renew(self.table.health());
+        let (table, probes) = (&self.table, &mut self.probes);
+        self.by_route.retain(|route, kept| match Lane::new(route, table, probes, Some(&kept.lane)) {
+            Some(lane) => {
+                kept.lane = Arc::new(lane);
+                true
+            }
+            None => false,
+        });
+    }
+
+    /// For the control socket, in the order of names.
+    pub fn report(&self) -> Vec<Value> {
+        let mut all: Vec<_> = self.by_route.iter().collect();
+        all.sort_by_key(|(route, _)| *route);
+        all.into_iter().map(|(route, kept)| kept.lane.report(route)).collect()
+    }
+
+    /// Forgets routes that nobody uses, now and then, and where there is no more room all that are not busy.
+    fn make_room(&mut self, route: &Route) -> Result<(), Unserved> {
+        let now = Instant::now();
+        if now - self.looked >= LOOK {
+            self.looked = now;
+            self.by_route.retain(|_, kept| std::mem::take(&mut kept.used) || kept.lane.is_busy());
+        }
+        if self.by_route.len() >= MOST {
+            self.by_route.retain(|_, kept| kept.lane.is_busy());
+        }
+        if self.by_route.len() >= MOST { Err(Unserved::Busy(route.clone())) } else { Ok(()) }
+    }
+}
