@@ -3,8 +3,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::{Method, StatusCode};
-use mcp_daemon::control::Controlled;
+use http::{Method, StatusCode, Uri};
+use mcp_daemon::control::{Acting, Controlled, at_once};
 use mcp_daemon::exit::chain;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -48,9 +48,9 @@ impl Controlled for Ops {
         self.gate.metrics.encode()
     }
 
-    fn other(&self, method: &Method, path: &str) -> Option<(StatusCode, Value)> {
-        match (method.as_str(), path) {
-            ("GET", "/routes") => Some((StatusCode::OK, self.gate.router.report())),
+    fn act(&self, method: &Method, uri: &Uri) -> Option<Acting<'_>> {
+        match (method.as_str(), uri.path()) {
+            ("GET", "/routes") => Some(at_once(StatusCode::OK, self.gate.router.report())),
             _ => None,
         }
     }
