@@ -19,12 +19,15 @@ const BINARY: &str = env!("CARGO_BIN_EXE_mcp-authd");
 /// So short that stories need not wait for it, so long that a busy machine does not count.
 const QUICK: &str = "[health]\ninterval = '20ms'\nejection = '200ms'\n";
 
+/// Stories of limits are elsewhere.
+const GENEROUS: &str = "rate = { subject_burst = 1000000 }\nlimits = { strangers_per_address = 1000 }";
+
 /// Settings after the tokens: alice's route is `alice`, likewise bob's.
 fn with_tokens(directory: &Path, settings: &str) -> String {
     let tokens =
         ["alice", "bob"].map(|name| format!("[token.{name}]\ntoken = '{name}-its-token-of-32-characters'\n"));
     let path = Authd::secret_file(directory, "tokens.toml", &tokens.concat());
-    format!("tokens = '{}'\n{settings}", path.display())
+    format!("tokens = '{}'\n{GENEROUS}\n{settings}", path.display())
 }
 
 async fn start(settings: &str) -> Authd {
