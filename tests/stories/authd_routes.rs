@@ -207,6 +207,32 @@ async fn calls_wait_while_the_only_upstream_restarts() {
 }
 
 #[tokio::test]
+async fn who_waits_in_vain_hears_so_in_time() {
+    let server = Server::start(Flavour::Python2).await;
+    let settings = format!("upstream = '{}'\n[health]\npatience = '200ms'\n", server.url());
+    let authd = start(&settings).await;
+    let client = alice(&authd).await;
+    server.stop().await;
+    let failure = client.call("count", json!({})).await.unwrap_err();
+    assert_eq!(failure.status, Some(200), "the one answer that every client survives");
+    assert!(failure.message().contains("cannot be reached"), "{failure}");
+    assert!(client.last_headers().contains_key("retry-after"));
+    let told = client.notify("notifications/cancelled", json!({})).await.unwrap_err();
+    assert_eq!(told.status, Some(503), "nobody waits for the answer to a notification");
+    server.start_again().await;
+    reload(
+        &authd,
+        &settings
+            .replace("upstream = ", "upstream = [{drain = true, address = ")
+            .replace("/mcp'\n", "/mcp'}]\n"),
+    )
+    .await;
+    let newcomer = self::client(&authd, "alice").connect().await.unwrap_err();
+    assert!(newcomer.message().contains("cannot be reached"), "{newcomer}");
+    assert_eq!(client.call("count", json!({})).await.unwrap_err().status, Some(404), "sessions stay");
+}
+
+#[tokio::test]
 async fn a_neighbour_that_could_not_forward_is_asked_again_and_nobody_hears_of_it() {
     let directory = tempfile::tempdir().unwrap();
     let server = unix(directory.path(), "mcp.sock").await;
