@@ -112,9 +112,8 @@ async fn a_reload_is_all_or_nothing_and_names_the_mistake() {
         "{error}"
     );
     assert_eq!(alice.call_text("count", json!({})).await.unwrap(), "1");
-    let (status, said) =
-        authd.reload(&settings.replace("upstream =", "limits = { head = '32KiB' }\nupstream =")).await;
-    assert_eq!((status, said["reloaded"].as_str()), (200, Some("in force after a restart: limits.head")));
+    let (status, said) = authd.reload(&settings.replace("upstream =", "grace = '7s'\nupstream =")).await;
+    assert_eq!((status, said["reloaded"].as_str()), (200, Some("in force after a restart: grace")));
     assert_eq!(alice.call_text("count", json!({})).await.unwrap(), "2");
 }
 

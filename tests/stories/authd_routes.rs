@@ -19,12 +19,15 @@ const BINARY: &str = env!("CARGO_BIN_EXE_mcp-authd");
 /// So short that stories need not wait for it, so long that a busy machine does not count.
 const QUICK: &str = "[health]\ninterval = '20ms'\nejection = '200ms'\n";
 
+/// Stories of limits are elsewhere.
+const GENEROUS: &str = "rate = { subject_burst = 1000000 }\nlimits = { strangers_per_address = 1000 }";
+
 /// Settings after the tokens: alice's route is `alice`, likewise bob's.
 fn with_tokens(directory: &Path, settings: &str) -> String {
     let tokens =
         ["alice", "bob"].map(|name| format!("[token.{name}]\ntoken = '{name}-its-token-of-32-characters'\n"));
     let path = Authd::secret_file(directory, "tokens.toml", &tokens.concat());
-    format!("tokens = '{}'\n{settings}", path.display())
+    format!("tokens = '{}'\n{GENEROUS}\n{settings}", path.display())
 }
 
 async fn start(settings: &str) -> Authd {
@@ -201,6 +204,32 @@ async fn calls_wait_while_the_only_upstream_restarts() {
     let (_, routes) = authd.control("GET", "/routes").await;
     assert_eq!(routes[0]["upstreams"][0]["health"], "well", "the last one is never put out");
     authd.until_logged("an upstream answers again").await;
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_hears_so_in_time() {
+    let server = Server::start(Flavour::Python2).await;
+    let settings = format!("upstream = '{}'\n[health]\npatience = '200ms'\n", server.url());
+    let authd = start(&settings).await;
+    let client = alice(&authd).await;
+    server.stop().await;
+    let failure = client.call("count", json!({})).await.unwrap_err();
+    assert_eq!(failure.status, Some(200), "the one answer that every client survives");
+    assert!(failure.message().contains("cannot be reached"), "{failure}");
+    assert!(client.last_headers().contains_key("retry-after"));
+    let told = client.notify("notifications/cancelled", json!({})).await.unwrap_err();
+    assert_eq!(told.status, Some(503), "nobody waits for the answer to a notification");
+    server.start_again().await;
+    reload(
+        &authd,
+        &settings
+            .replace("upstream = ", "upstream = [{drain = true, address = ")
+            .replace("/mcp'\n", "/mcp'}]\n"),
+    )
+    .await;
+    let newcomer = self::client(&authd, "alice").connect().await.unwrap_err();
+    assert!(newcomer.message().contains("cannot be reached"), "{newcomer}");
+    assert_eq!(client.call("count", json!({})).await.unwrap_err().status, Some(404), "sessions stay");
 }
 
 #[tokio::test]

@@ -23,6 +23,21 @@ const OPEN_SESSIONS: u64 = 8;
 /// Calls of an open loop that are not counted: first use of connections and pages.
 const OPEN_WARM_UP: u64 = 40;
 
+/// Where calls go, and the credential that they carry.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// The server or proxy.
+    pub address: SocketAddr,
+    /// The bearer token, where there is one.
+    pub token: Option<&'static str>,
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, token: None }
+    }
+}
+
 /// What a call asks `echo` for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shape {
@@ -35,40 +50,42 @@ pub struct Shape {
 /// An initialised session with a connection of its own.
 pub struct Session {
     connection: Connection,
-    address: SocketAddr,
+    target: Target,
     id: String,
 }
 
 impl Session {
-    /// Connects to `address`, initialises a session and announces it.
-    pub async fn open(address: SocketAddr) -> io::Result<Self> {
-        Self::open_on(Connection::open(address).await?, address).await
+    /// Connects to `target`, initialises a session and announces it.
+    pub async fn open(target: impl Into<Target>) -> io::Result<Self> {
+        let target = target.into();
+        Self::open_on(Connection::open(target.address).await?, target).await
     }
 
-    async fn open_on(mut connection: Connection, address: SocketAddr) -> io::Result<Self> {
+    async fn open_on(mut connection: Connection, target: Target) -> io::Result<Self> {
         let initialize = concat!(
             r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","#,
             r#""capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#
         );
-        let answer = connection.exchange(&request("POST", address, None, initialize)).await?;
+        let answer = connection.exchange(&request("POST", target, None, initialize)).await?;
         let id = answer.session.clone().ok_or_else(|| unexpected("initialize", &answer))?;
         let initialized = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
-        let answer = connection.exchange(&request("POST", address, Some(&id), initialized)).await?;
+        let answer = connection.exchange(&request("POST", target, Some(&id), initialized)).await?;
         if answer.status != 202 {
             return Err(unexpected("notifications/initialized", &answer));
         }
-        Ok(Self { connection, address, id })
+        Ok(Self { connection, target, id })
     }
 
     /// Initialises one more session on the connection of this one, which is left open on the other side.
     pub async fn another(self) -> io::Result<(String, Self)> {
-        let next = Self::open_on(self.connection, self.address).await?;
+        let next = Self::open_on(self.connection, self.target).await?;
         Ok((self.id, next))
     }
 
     /// Opens the GET stream of session `id` on a new connection.
-    pub async fn stream(address: SocketAddr, id: &str) -> io::Result<TcpStream> {
-        Connection::open(address).await?.stream(&request("GET", address, Some(id), "")).await
+    pub async fn stream(target: impl Into<Target>, id: &str) -> io::Result<TcpStream> {
+        let target = target.into();
+        Connection::open(target.address).await?.stream(&request("GET", target, Some(id), "")).await
     }
 
     /// Prepares calls of this session.
@@ -78,13 +95,13 @@ impl Session {
             r#"{{"jsonrpc":"2.0","id":{FIRST_ID},"method":"tools/call","params":{{"name":"echo","arguments":{{"bytes":{},"form":"{form}"}}}}}}"#,
             shape.bytes
         );
-        let request = request("POST", self.address, Some(&self.id), &body);
+        let request = request("POST", self.target, Some(&self.id), &body);
         let id_at = request.len() - body.len() + r#"{"jsonrpc":"2.0","#.len();
         Caller { session: self, shape, request, id_at, next: FIRST_ID }
     }
 
     async fn close(mut self) -> io::Result<()> {
-        let answer = self.connection.exchange(&request("DELETE", self.address, Some(&self.id), "")).await?;
+        let answer = self.connection.exchange(&request("DELETE", self.target, Some(&self.id), "")).await?;
         match answer.status {
             200..=299 => Ok(()),
             _ => Err(unexpected("DELETE", &answer)),
@@ -130,7 +147,7 @@ pub struct Throughput {
 
 /// Lets `sessions` sessions call as fast as they can for `span`; `cpu` reads the CPU time used so far.
 pub async fn closed_loop(
-    address: SocketAddr,
+    target: Target,
     sessions: usize,
     shape: Shape,
     span: Duration,
@@ -139,7 +156,7 @@ pub async fn closed_loop(
     let tally = Arc::new((AtomicU64::new(0), AtomicBool::new(false)));
     let mut callers = JoinSet::new();
     for _ in 0..sessions {
-        let mut caller = Session::open(address).await?.caller(shape);
+        let mut caller = Session::open(target).await?.caller(shape);
         let tally = Arc::clone(&tally);
         callers.spawn(async move {
             while !tally.1.load(Relaxed) {
@@ -164,11 +181,11 @@ pub async fn closed_loop(
 }
 
 /// Calls `rate` times a second for `span`; returns how long each call took, in microseconds.
-pub async fn open_loop(address: SocketAddr, shape: Shape, rate: u32, span: Duration) -> io::Result<Vec<f64>> {
+pub async fn open_loop(target: Target, shape: Shape, rate: u32, span: Duration) -> io::Result<Vec<f64>> {
     let mut callers = JoinSet::new();
     let mut turns = Vec::new();
     for _ in 0..OPEN_SESSIONS {
-        let mut caller = Session::open(address).await?.caller(shape);
+        let mut caller = Session::open(target).await?.caller(shape);
         let (turn, mut due) = mpsc::unbounded_channel::<Instant>();
         turns.push(turn);
         callers.spawn(async move {
@@ -198,12 +215,15 @@ pub async fn open_loop(address: SocketAddr, shape: Shape, rate: u32, span: Durat
 }
 
 /// A request as the SDKs' clients send it.
-fn request(method: &str, address: SocketAddr, session: Option<&str>, body: &str) -> Vec<u8> {
+fn request(method: &str, target: Target, session: Option<&str>, body: &str) -> Vec<u8> {
     let session = session.map(|id| format!("mcp-protocol-version: 2025-11-25\r\nmcp-session-id: {id}\r\n"));
+    let token = target.token.map(|token| format!("authorization: Bearer {token}\r\n"));
     let length = (method == "POST").then(|| format!("content-length: {}\r\n", body.len()));
     let accept = if method == "GET" { "text/event-stream" } else { "application/json, text/event-stream" };
     format!(
-        "{method} /mcp HTTP/1.1\r\nhost: {address}\r\naccept: {accept}\r\ncontent-type: application/json\r\n{}{}\r\n{body}",
+        "{method} /mcp HTTP/1.1\r\nhost: {}\r\naccept: {accept}\r\ncontent-type: application/json\r\n{}{}{}\r\n{body}",
+        target.address,
+        token.unwrap_or_default(),
         session.unwrap_or_default(),
         length.unwrap_or_default()
     )

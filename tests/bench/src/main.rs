@@ -1,8 +1,9 @@
-//! What `mcp-sessiond`, or serena-supervise's copy path, costs beside a bare hyper hop and nginx, measured in one run in
-//! front of one echo server.
+//! What `mcp-sessiond`, `mcp-authd` or serena-supervise's copy path costs beside a bare hyper hop and nginx, measured in one
+//! run in front of one echo server.
 //! One program with several roles, so that `tests/bench/run` builds one thing: `compare` starts the others.
-//! `echo`, `hop` and `copy` are the servers, `wire` and `load` the client, `compare` the measurements and the bars.
+//! `echo`, `hop`, `copy`, `nginx` and `authd` are the servers, `wire` and `load` the client, `compare` the measurements and the bars.
 
+mod authd;
 mod compare;
 mod copy;
 mod echo;

@@ -19,7 +19,8 @@ pub fn program() -> io::Result<Program> {
     Ok(Program {
         name: "nginx",
         command: format!("{} -p {{dir}} -c {{dir}}/nginx.conf -e stderr", nginx.display()),
-        file: Some(("nginx.conf", CONFIGURATION)),
+        files: vec![("nginx.conf", CONFIGURATION.to_owned())],
+        token: None,
     })
 }
 

@@ -2,8 +2,9 @@
 
 use std::env;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::load::Target;
 
 /// How long a program may take to listen or to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,8 +32,10 @@ pub struct Program {
     /// Words split at blanks, then `{listen}` and `{upstream}` (host:port), `{dir}` (a fresh directory, also
     /// `XDG_RUNTIME_DIR`) and `{bin}` (the directory of this program) are filled in.
     pub command: String,
-    /// A file for `{dir}`: its name and its text, filled in the same way.
-    pub file: Option<(&'static str, &'static str)>,
+    /// Files for `{dir}`: their names and texts, filled in the same way. Nobody else can read them.
+    pub files: Vec<(&'static str, String)>,
+    /// What its clients bring, needed or not.
+    pub token: Option<&'static str>,
 }
 
 /// A program that listens; stopped when dropped.
@@ -40,6 +45,7 @@ pub struct Running {
     pid: u32,
     /// Where it listens.
     pub address: SocketAddr,
+    token: Option<&'static str>,
     /// From the fork to the first accepted connection.
     pub listening_after: Duration,
     /// Kept for as long as the program may use it.
@@ -49,7 +55,7 @@ pub struct Running {
 impl Program {
     /// The program in this very executable that plays `role`, with the rest of its command line.
     pub fn own(name: &'static str, role: &str) -> Self {
-        Self { name, command: format!("{{bin}}/bench {role}"), file: None }
+        Self { name, command: format!("{{bin}}/bench {role}"), files: Vec::new(), token: None }
     }
 
     /// Starts the program in front of `upstream` on a free port and waits until it listens.
@@ -63,8 +69,11 @@ impl Program {
                 .replace("{dir}", &directory.path().to_string_lossy())
                 .replace("{bin}", &own_directory()?.to_string_lossy()))
         };
-        if let Some((name, text)) = self.file {
-            fs::write(directory.path().join(name), fill(text)?)?;
+        for (name, text) in &self.files {
+            let mut options = fs::File::options();
+            let mut file =
+                options.write(true).create_new(true).mode(0o600).open(directory.path().join(name))?;
+            file.write_all(fill(text)?.as_bytes())?;
         }
         let words = self.command.split_whitespace().map(fill).collect::<io::Result<Vec<_>>>()?;
         let (program, arguments) =
@@ -98,6 +107,7 @@ impl Program {
             child,
             pid,
             address,
+            token: self.token,
             listening_after: began.elapsed(),
             _directory: directory,
         })
@@ -105,6 +115,11 @@ impl Program {
 }
 
 impl Running {
+    /// Where its clients call, and with what.
+    pub fn target(&self) -> Target {
+        Target { address: self.address, token: self.token }
+    }
+
     /// CPU time used so far by all threads.
     pub fn cpu(&self) -> io::Result<Duration> {
         // Nanoseconds where the kernel counts them for every thread, as long as no thread has ended.

@@ -93,3 +93,82 @@ impl Lanes {
         if self.by_route.len() >= MOST { Err(Unserved::Busy(route.clone())) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use mcp_daemon::client::{Client, ClientOptions};
+    use mcp_daemon::life::Life;
+
+    use super::*;
+    use crate::route::member::Errand;
+
+    fn table(settings: &str) -> Table {
+        let config = mcp_daemon::config::parse(Path::new("x.toml"), settings).unwrap();
+        Table::load(&Arc::new(config)).unwrap()
+    }
+
+    fn lanes(settings: &str) -> Lanes {
+        let client = Client::new(ClientOptions::default());
+        Lanes::new(table(settings), Probes::new(client, Life::new(Duration::ZERO)))
+    }
+
+    fn route(number: usize) -> Route {
+        format!("r{number}").parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_route_that_nobody_uses_is_forgotten_unless_something_is_under_way() {
+        let mut lanes = lanes("upstream = 'unix:/run/{route}.sock'");
+        let busy = Errand::begin(lanes.of(&route(0)).unwrap().members[0].clone());
+        lanes.of(&route(1)).unwrap();
+        for look in 2..4 {
+            tokio::time::advance(LOOK).await;
+            lanes.of(&route(look)).unwrap();
+        }
+        assert!(lanes.by_route.contains_key(&route(0)) && !lanes.by_route.contains_key(&route(1)));
+        drop(busy);
+        for look in 4..6 {
+            tokio::time::advance(LOOK).await;
+            lanes.of(&route(look)).unwrap();
+        }
+        assert!(!lanes.by_route.contains_key(&route(0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_is_a_bound_and_what_is_not_busy_makes_room() {
+        let mut lanes = lanes("upstream = 'unix:/run/{route}.sock'");
+        for number in 0..MOST {
+            lanes.of(&route(number)).unwrap();
+        }
+        let busy = Errand::begin(lanes.of(&route(7)).unwrap().members[0].clone());
+        lanes.of(&route(MOST)).unwrap();
+        assert_eq!(lanes.by_route.len(), 2);
+        let all: Vec<_> = (0..MOST - 2)
+            .map(|number| Errand::begin(lanes.of(&route(MOST + 1 + number)).unwrap().members[0].clone()))
+            .collect();
+        let last = Errand::begin(lanes.of(&route(MOST)).unwrap().members[0].clone());
+        assert!(matches!(lanes.of(&route(8)), Err(Unserved::Busy(_))));
+        drop((busy, all, last));
+        lanes.of(&route(8)).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_keeps_what_is_known_of_an_upstream_that_stays() {
+        let two = "upstream = [{name = 'a', address = '127.0.0.1:1'}, {name = 'b', address = '127.0.0.1:2'}]";
+        let mut lanes = lanes(two);
+        let lane = lanes.of(&route(0)).unwrap();
+        for member in &lane.members {
+            for _ in 0..3 {
+                Errand::begin(member.clone()).failed("no", false, false);
+            }
+        }
+        lanes.replace(table(&two.replace("127.0.0.1:2", "127.0.0.1:3")));
+        let lane = lanes.of(&route(0)).unwrap();
+        let admits: Vec<_> = lane.members.iter().map(|member| member.admits(Instant::now())).collect();
+        assert_eq!(admits, [false, true], "the second one is another one now");
+        lanes.replace(table(""));
+        assert!(matches!(lanes.of(&route(0)), Err(Unserved::NoUpstream(_))));
+    }
+}

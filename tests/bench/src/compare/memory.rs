@@ -42,7 +42,7 @@ pub async fn measure(echo: &Program, program: &Program, streams: usize) -> io::R
 async fn fill(running: &Running, streams: usize) -> io::Result<Memory> {
     let idle = resident(running).await?;
 
-    let warm_up = Session::open(running.address).await?;
+    let warm_up = Session::open(running.target()).await?;
     let mut caller = warm_up.caller(Shape { bytes: 1024, sse: false });
     for _ in 0..WARM_UP {
         caller.call().await?;
@@ -54,14 +54,14 @@ async fn fill(running: &Running, streams: usize) -> io::Result<Memory> {
 
     let mut open = Vec::new();
     for id in &ids[..FEW] {
-        open.push(Session::stream(running.address, id).await?);
+        open.push(Session::stream(running.target(), id).await?);
     }
     let with_few = resident(running).await?;
 
     ids.extend(open_sessions(running, streams.saturating_sub(ids.len())).await?);
     let with_more_sessions = resident(running).await?;
     for id in &ids[FEW..streams] {
-        open.push(Session::stream(running.address, id).await?);
+        open.push(Session::stream(running.target(), id).await?);
     }
     let with_many = resident(running).await?;
     for stream in &open {
@@ -79,7 +79,7 @@ async fn fill(running: &Running, streams: usize) -> io::Result<Memory> {
 /// Opens `number` sessions, one after the other on one connection, and returns their ids.
 async fn open_sessions(running: &Running, number: usize) -> io::Result<Vec<String>> {
     let mut ids = Vec::with_capacity(number);
-    let mut session = Session::open(running.address).await?;
+    let mut session = Session::open(running.target()).await?;
     for _ in 0..number {
         let (id, next) = session.another().await?;
         ids.push(id);

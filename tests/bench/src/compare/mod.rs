@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
+use crate::authd;
 use crate::nginx;
 use crate::process::{Program, Running};
 use crate::serve::raise_open_files;
 
-/// compare mcp-sessiond with a bare hyper hop and nginx in front of one echo server
+/// compare mcp-sessiond, or another of the daemons, with a bare hyper hop and nginx in front of one echo server
 #[derive(FromArgs)]
 #[argh(subcommand, name = "compare")]
 pub struct Options {
@@ -25,6 +26,9 @@ pub struct Options {
     /// compare serena-supervise's copy path instead of mcp-sessiond, with bars of its own
     #[argh(switch)]
     copy: bool,
+    /// compare mcp-authd with 10,000 tokens and an audit instead of mcp-sessiond, with bars of its own
+    #[argh(switch)]
+    authd: bool,
     /// compare the hop with itself: how far the ratios are from 1 is the noise of this machine
     #[argh(switch)]
     noise: bool,
@@ -86,8 +90,17 @@ pub async fn run(options: &Options) -> io::Result<ExitCode> {
     let plan = plan(options);
     let open_files = raise_open_files()?;
     let programs = programs(options)?;
-    let echo = Program::own("direct", "echo --listen {listen}");
-    let bars = if options.copy { &report::COPY } else { &report::SESSIOND };
+    let mut echo = Program::own("direct", "echo --listen {listen}");
+    if options.authd {
+        // All of them get the same requests.
+        echo.token = Some(authd::TOKEN);
+    }
+    let bars = match (options.copy, options.authd) {
+        (true, true) => return Err(io::Error::other("--copy and --authd exclude each other")),
+        (true, false) => &report::COPY,
+        (false, true) => &report::AUTHD,
+        (false, false) => &report::SESSIOND,
+    };
     let mut report = report::Report::new(programs[2].name, bars);
 
     if wanted("throughput") || wanted("latency") {
@@ -154,10 +167,17 @@ fn programs(options: &Options) -> io::Result<[Program; 3]> {
         Program { name: "hop again", ..hop.clone() }
     } else {
         let (name, command) = if options.copy { ("copy", COPY) } else { ("sessiond", SESSIOND) };
-        let command = options.candidate.clone().unwrap_or_else(|| command.to_owned());
-        Program { name, command, file: None }
+        let (command, files) = (command.to_owned(), Vec::new());
+        let mut usual =
+            if options.authd { authd::program() } else { Program { name, command, files, token: None } };
+        usual.command = options.candidate.clone().unwrap_or(usual.command);
+        usual
     };
-    Ok([nginx::program()?, hop, candidate])
+    let mut programs = [nginx::program()?, hop, candidate];
+    if options.authd {
+        programs.iter_mut().for_each(|program| program.token = Some(authd::TOKEN));
+    }
+    Ok(programs)
 }
 
 async fn start_all(echo: &Program, [nginx, hop, candidate]: &[Program; 3]) -> io::Result<Contest> {

@@ -36,6 +36,19 @@ pub const SESSIOND: Bars = Bars {
     start: 20.0,
 };
 
+/// For mcp-authd, with 10,000 tokens and an audit.
+pub const AUTHD: Bars = Bars {
+    throughput: 0.85,
+    cpu: 1.35,
+    latency: [1.3, 2.0],
+    idle: 10e6,
+    // It knows no sessions; what an allocator keeps of a connection that has ended is less than this.
+    session: 1.0,
+    stream: 32.0,
+    // It reads its tokens first.
+    start: 60.0,
+};
+
 /// For serena-supervise's copy path, which reads nothing of what it passes on.
 pub const COPY: Bars = Bars {
     throughput: 1.0,

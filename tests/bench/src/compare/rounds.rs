@@ -47,7 +47,7 @@ pub async fn throughput(contest: &Contest, plan: &Plan) -> io::Result<Vec<Cell>>
             for column in [DIRECT, NGINX, HOP, CANDIDATE, CANDIDATE, HOP] {
                 let running = &contest[column];
                 let cpu = || running.cpu();
-                let found = closed_loop(running.address, cell.sessions, cell.shape, plan.span, cpu)
+                let found = closed_loop(running.target(), cell.sessions, cell.shape, plan.span, cpu)
                     .await
                     .map_err(|error| running.blame(&error))?;
                 cell.rounds[column].push(found);
@@ -65,7 +65,7 @@ pub async fn latency(contest: &Contest, plan: &Plan) -> io::Result<[Latency; 4]>
         eprintln!("latency: pair {} of {}", pair + 1, plan.pairs);
         for column in turns(pair) {
             let running = &contest[column];
-            let took = open_loop(running.address, shape, RATE, plan.latency_span)
+            let took = open_loop(running.target(), shape, RATE, plan.latency_span)
                 .await
                 .map_err(|error| running.blame(&error))?;
             columns[column].p50.push(percentile(&took, 0.5));
