@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header, request};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use mcp_daemon::body::Body;
 use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::life::Life;
@@ -114,13 +114,12 @@ impl Gate {
         let mut entry = Entry::new(&self.audit, &head.method);
         let manners = Manners::of(&config, &head, &connection);
         let mut answer = match self.admit(&config, head, body, &connection, &mut entry).await {
-            Ok(admitted) => self.serve(&config, admitted, &mut entry).await,
-            Err(refusal) => refusal,
+            Ok(admitted) => self.serve(&config, admitted, entry).await,
+            Err(refusal) => entry.ends_with(refusal),
         };
         manners.put(answer.headers_mut());
-        let status = answer.status();
-        self.metrics.answered(status);
-        answer.map(|body| entry.watch(status, body))
+        self.metrics.answered(answer.status());
+        answer
     }
 
     /// Lets a request in, or says why not.
@@ -223,28 +222,25 @@ impl Gate {
     }
 
     /// Does what a request that was let in asks for.
-    async fn serve(&self, config: &Config, admitted: Admitted, entry: &mut Entry) -> Response<Body> {
-        let id = match self.permit(config, &admitted, entry) {
+    async fn serve(&self, config: &Config, admitted: Admitted, mut entry: Entry) -> Response<Body> {
+        let id = match self.permit(config, &admitted, &mut entry) {
             Ok(id) => id,
-            Err(answered_here) => return answered_here,
+            Err(answered_here) => return entry.ends_with(answered_here),
         };
         let Admitted { identity, head, body } = admitted;
         if let Err(wait) = self.limits.subject(&identity.subject) {
             entry.because("too many requests of this subject");
-            return too_many(&id, wait);
+            return entry.ends_with(too_many(&id, wait));
         }
         match self.router.forward(&identity, Request::from_parts(head, body)).await {
             Ok(Forwarded { answer, held }) => {
-                if answer.body().is_end_stream() {
-                    return answer;
-                }
                 let leash =
                     Leash { identity, credentials: self.credentials.clone(), life: self.life.clone() };
-                answer.map(|body| Body::stream(leash.hold(body, held)))
+                leash.hold(answer, held, entry)
             }
             Err(unserved) => {
                 entry.because(&unserved);
-                unserved_answer(&id, &unserved)
+                entry.ends_with(unserved_answer(&id, &unserved))
             }
         }
     }

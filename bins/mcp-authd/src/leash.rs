@@ -9,10 +9,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mcp_daemon::body::{Body, BodyError};
 use mcp_daemon::life::Life;
 
+use crate::audit::Entry;
 use crate::credentials::{Current, now};
 use crate::identity::Identity;
 use crate::route::Held;
@@ -34,14 +36,19 @@ pub struct Leashed {
     leash: Leash,
     /// The request is under way as long as its answer is.
     _held: Held,
+    entry: Entry,
     /// Made when the body first has to wait.
     pulled: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Leash {
-    /// Puts a body on the leash.
-    pub fn hold(self, body: Body, held: Held) -> Leashed {
-        Leashed { body, leash: self, _held: held, pulled: None }
+    /// Puts an answer on the leash, unless all of it is there already.
+    pub fn hold(self, answer: Response<Body>, held: Held, mut entry: Entry) -> Response<Body> {
+        if answer.body().is_end_stream() {
+            return entry.ends_with(answer);
+        }
+        entry.begins_with(answer.status());
+        answer.map(|body| Body::stream(Leashed { body, leash: self, _held: held, entry, pulled: None }))
     }
 
     async fn pulled(self) {
@@ -87,6 +94,14 @@ impl HttpBody for Leashed {
         let this = self.get_mut();
         // What the upstream already said is delivered first.
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            match &frame {
+                Some(Ok(frame)) => {
+                    let bytes = frame.data_ref().map_or(0, Bytes::len);
+                    this.entry.goes_on(bytes, this.body.is_end_stream());
+                }
+                Some(Err(_)) => {}
+                None => this.entry.goes_on(0, true),
+            }
             return Poll::Ready(frame);
         }
         let pulled = this.pulled.get_or_insert_with(|| Box::pin(this.leash.clone().pulled()));

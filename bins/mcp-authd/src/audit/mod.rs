@@ -6,18 +6,17 @@
 pub mod line;
 pub mod read;
 pub mod sink;
-mod watched;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{Method, StatusCode};
+use http::{Method, Response, StatusCode};
+use http_body::Body as _;
 use mcp_daemon::body::Body;
 use tokio::time::Instant;
 
 use self::line::Line;
 pub use self::sink::Audit;
-use self::watched::Watched;
 use crate::identity::Identity;
 use crate::policy::Asked;
 
@@ -90,18 +89,22 @@ impl Entry {
         self.reason = Some(reason.to_string());
     }
 
-    /// The answer's body, which takes the entry along to its end.
-    pub fn watch(mut self, status: StatusCode, body: Body) -> Body {
+    /// It is answered, and all of the answer is here.
+    pub fn ends_with(mut self, answer: Response<Body>) -> Response<Body> {
+        self.begins_with(answer.status());
+        self.goes_on(answer.body().size_hint().lower() as usize, true);
+        answer
+    }
+
+    /// It is answered; the answer's body will come.
+    pub fn begins_with(&mut self, status: StatusCode) {
         self.status = status.as_u16();
-        match body {
-            body if self.audit.is_off() => body,
-            Body::Full(piece) => {
-                self.bytes = piece.as_ref().map_or(0, |piece| piece.len() as u64);
-                self.complete = true;
-                Body::Full(piece)
-            }
-            body => Body::stream(Watched::new(body, self)),
-        }
+    }
+
+    /// So much more of the answer is there, and maybe that was all.
+    pub fn goes_on(&mut self, bytes: usize, is_all: bool) {
+        self.bytes += bytes as u64;
+        self.complete = is_all;
     }
 }
 
