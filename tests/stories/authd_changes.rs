@@ -113,8 +113,11 @@ async fn a_reload_is_all_or_nothing_and_names_the_mistake() {
     );
     assert_eq!(alice.call_text("count", json!({})).await.unwrap(), "1");
     let (status, said) =
-        authd.reload(&settings.replace("upstream =", "limits = { head = '32KiB' }\nupstream =")).await;
-    assert_eq!((status, said["reloaded"].as_str()), (200, Some("in force after a restart: limits.head")));
+        authd.reload(&settings.replace("upstream =", "limits = { connections = 9 }\nupstream =")).await;
+    assert_eq!(
+        (status, said["reloaded"].as_str()),
+        (200, Some("in force after a restart: limits.connections"))
+    );
     assert_eq!(alice.call_text("count", json!({})).await.unwrap(), "2");
 }
 

@@ -1,0 +1,155 @@
+//! Floods: guesses by the thousand, and connections that never say anything. They use up what the machine has.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use support::Client;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use crate::place::{ALICE, ECHO, Place};
+use crate::wire::{SOON, connect_from};
+
+/// Wrong tokens a second. An unoptimised build, which shares its core with those who guess, is used up by a fifth.
+const PER_SECOND: usize = if cfg!(debug_assertions) { 2_000 } else { 10_000 };
+/// Wrong tokens in all.
+const GUESSES: usize = 3 * PER_SECOND;
+const ADDRESSES: u8 = 16;
+const PER_ADDRESS: usize = 16;
+/// Connections that begin a head and never end it.
+const SLOW: usize = 2_000;
+/// Pause of such a connection between two bytes.
+const SLOWLY: Duration = Duration::from_secs(1);
+
+/// The time that the slowest of 100 calls takes, of `n` calls.
+async fn p99(client: &Client, n: usize) -> Duration {
+    let mut times = Vec::new();
+    for _ in 0..n {
+        let began = Instant::now();
+        assert_eq!(client.call_text("echo", json!({"text": "good"})).await.unwrap(), "good");
+        times.push(began.elapsed());
+    }
+    times.sort();
+    times[times.len() * 99 / 100]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn saturate_wrong_tokens_by_the_thousand_do_not_slow_a_good_client() {
+    let place = Arc::new(Place::busy("").await);
+    let alice = place.client(ALICE).await.unwrap();
+    let before = p99(&alice, 300).await;
+    let left = Arc::new(AtomicUsize::new(GUESSES));
+    let (began, mut guessers) = (Instant::now(), JoinSet::new());
+    for n in 0..usize::from(ADDRESSES) * PER_ADDRESS {
+        let (to, left) = (place.address(), left.clone());
+        guessers.spawn(async move { guess(n, &to, &left).await });
+    }
+    let mut during = Duration::ZERO;
+    while left.load(Ordering::Relaxed) > 0 {
+        during = during.max(p99(&alice, 100).await);
+    }
+    let took = began.elapsed();
+    guessers.shutdown().await;
+    println!(
+        "p99 {before:?} before, {during:?} during {:.0} wrong tokens a second",
+        GUESSES as f64 / took.as_secs_f64()
+    );
+    // Far more than a machine of its own shows, far less than what a wrong token waits.
+    assert!(during < Duration::from_millis(250).max(before * 20), "{during:?} instead of {before:?}");
+    // And the next one to come is let in as well.
+    place.client(ALICE).await.unwrap();
+}
+
+/// Sends wrong tokens on one connection, in step with all the others, and again on another one when it is closed.
+async fn guess(n: usize, to: &str, left: &AtomicUsize) {
+    let every = Duration::from_secs(1) * u32::from(ADDRESSES) * PER_ADDRESS as u32 / PER_SECOND as u32;
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut answer = [0; 4_096];
+    while left.load(Ordering::Relaxed) > 0 {
+        let mut stream = connect_from((n % usize::from(ADDRESSES)) as u8 + 1, to).await;
+        for m in 0.. {
+            ticks.tick().await;
+            let request = format!(
+                "POST /mcp HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer guess-{n}-{m}-by-nobody\r\ncontent-length: {}\r\n\r\n{ECHO}",
+                ECHO.len()
+            );
+            if stream.write_all(request.as_bytes()).await.is_err() {
+                break;
+            }
+            // What is held costs its sender the time, not us.
+            let read = timeout(Duration::from_millis(100), stream.read(&mut answer)).await;
+            let _ =
+                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(1)));
+            match read {
+                Ok(Ok(read)) if read > 0 => {
+                    let text = String::from_utf8_lossy(&answer[..read]);
+                    assert!(text.starts_with("HTTP/1.1 401") || text.starts_with("HTTP/1.1 429"), "{text}");
+                }
+                Ok(_) => break,
+                Err(_held) if left.load(Ordering::Relaxed) == 0 => return,
+                // This one goes on to wait for its answer, as a patient script would.
+                Err(_held) => match timeout(SOON, stream.read(&mut answer)).await {
+                    Ok(Ok(read)) if read > 0 => {}
+                    _ => break,
+                },
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn saturate_thousands_of_connections_that_say_nothing_whole_keep_nobody_out() {
+    let place = Arc::new(Place::busy("[limits]\nhead_timeout = '4s'").await);
+    let alice = place.client(ALICE).await.unwrap();
+    let before = p99(&alice, 300).await;
+    let (open, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let mut slow = JoinSet::new();
+    for n in 0..SLOW {
+        let (to, open, stop) = (place.address(), open.clone(), stop.clone());
+        slow.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                // Half of them from one address, where the oldest make room for the newest.
+                let last = if n % 2 == 0 { 1 } else { (n % 50) as u8 + 2 };
+                let mut stream = connect_from(last, &to).await;
+                open.fetch_add(1, Ordering::Relaxed);
+                let mut piece = "GET /mcp HTTP/1.1\r\nx-slow: ";
+                loop {
+                    let mut byte = [0];
+                    let written = stream.write_all(piece.as_bytes()).await.is_ok();
+                    // Until it is closed, one more byte now and then.
+                    let read = timeout(SLOWLY, stream.read(&mut byte)).await;
+                    if !written || read.is_ok() {
+                        break;
+                    }
+                    piece = "a";
+                }
+                // Slowly is how all of this goes: whoever was closed is back, but not in the same instant.
+                tokio::time::sleep(SLOWLY).await;
+            }
+        });
+    }
+    timeout(SOON, async {
+        while open.load(Ordering::Relaxed) < SLOW {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("all of them come in");
+    let during = p99(&alice, 300).await;
+    // New good clients too, also from the crowded address.
+    for _ in 0..20 {
+        let newcomer = place.client(ALICE).await.unwrap();
+        assert_eq!(newcomer.call_text("echo", json!({"text": "new"})).await.unwrap(), "new");
+    }
+    println!("p99 {before:?} before, {during:?} among {} slow connections", open.load(Ordering::Relaxed));
+    assert!(during < Duration::from_millis(250).max(before * 20), "{during:?} instead of {before:?}");
+    stop.store(true, Ordering::Relaxed);
+    timeout(SOON, async { while slow.join_next().await.is_some() {} })
+        .await
+        .expect("each was closed in time");
+    place.authd.until("/status", |status| status["strangers"].as_u64().is_some_and(|left| left < 10)).await;
+}
