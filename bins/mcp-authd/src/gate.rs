@@ -190,7 +190,7 @@ impl Gate {
         let identified = presented.and_then(|presented| self.credentials.load().identify(&presented, now()));
         let refused = match identified {
             Ok(identity) => {
-                connection.stranger.is_known();
+                connection.stranger.welcome();
                 return Ok(Arc::new(identity));
             }
             Err(refused) => refused,

@@ -1,7 +1,9 @@
 //! Floods: guesses by the thousand, and connections that never say anything. They use up what the machine has.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use serde_json::json;
@@ -11,7 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::place::{ALICE, ECHO, Place};
-use crate::wire::{SOON, connect_from};
+use crate::tls::{Authority, open_session, over_tls, post, says_hello};
+use crate::wire::{Dialer, Line, SOON, connect_from};
 
 /// Wrong tokens a second. An unoptimised build, which shares its core with those who guess, is used up by a fifth.
 const PER_SECOND: usize = if cfg!(debug_assertions) { 2_000 } else { 10_000 };
@@ -152,4 +155,32 @@ async fn saturate_thousands_of_connections_that_say_nothing_whole_keep_nobody_ou
         .await
         .expect("each was closed in time");
     place.authd.until("/status", |status| status["strangers"].as_u64().is_some_and(|left| left < 10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn saturate_http_2_streams_that_are_reset_as_soon_as_they_are_open_keep_nobody_out() {
+    let authority = Authority::new("ours");
+    let place = over_tls(&authority, "", "").await;
+    let dialer = Dialer::new(&authority.pem, None, &["h2"]);
+    let mut good = dialer.talk(&place.authd, "localhost").await.unwrap();
+    let session = open_session(&mut good, Some(ALICE)).await;
+    let (mut opened, mut ended) = (0, 0);
+    while opened < 5_000 {
+        let Line::H2(mut sender, connection) = dialer.talk(&place.authd, "localhost").await.unwrap() else {
+            panic!("no HTTP/2")
+        };
+        while opened % 1_000 != 999 && sender.ready().await.is_ok() {
+            let mut sent = Box::pin(sender.send_request(post("localhost", None, "", ECHO)));
+            // Let it out, then take it back.
+            let at_once = poll_fn(|cx| Poll::Ready(sent.as_mut().poll(cx))).await;
+            tokio::task::yield_now().await;
+            drop((sent, at_once));
+            opened += 1;
+        }
+        opened += 1;
+        ended += usize::from(connection.is_finished());
+        let answer = good.send(post("localhost", Some(ALICE), &session, ECHO)).await.unwrap();
+        assert!(says_hello(&answer), "{answer:?}");
+    }
+    println!("{opened} streams opened and reset, {ended} connections ended for it");
 }
