@@ -47,7 +47,7 @@ impl Controlled for Ops {
     }
 
     fn metrics(&self) -> String {
-        self.gate.metrics.encode()
+        self.gate.metrics.encode(&self.gate)
     }
 
     fn act(&self, method: &Method, uri: &Uri) -> Option<Acting<'_>> {

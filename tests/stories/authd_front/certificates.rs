@@ -8,8 +8,8 @@ use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose};
 use support::Authd;
 use tokio::time::timeout;
 
+use crate::authority::{Authority, open_session, post, says_hello, show};
 use crate::place::{BOB, ECHO, Place};
-use crate::tls::{Authority, open_session, post, says_hello, show};
 use crate::wire::{Dialer, SOON};
 
 fn named(name: &str) -> impl FnOnce(&mut CertificateParams) {

@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use crate::authority::{Authority, open_session, over_tls, post, says_hello};
 use crate::place::{ALICE, ECHO, Place};
-use crate::tls::{Authority, open_session, over_tls, post, says_hello};
 use crate::wire::{Dialer, SOON, connect_from};
 
 /// Wrong tokens a second. An unoptimised build, which shares its core with those who guess, is used up by a fifth.

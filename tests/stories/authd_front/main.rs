@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, and its tasks end with its runtime")]
 #![allow(clippy::disallowed_methods, reason = "the tasks of a test end with its runtime")]
 
+mod authority;
 mod browsers;
 mod certificates;
 mod flood;
