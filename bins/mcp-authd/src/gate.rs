@@ -199,7 +199,7 @@ impl Gate {
         }
         let refused = match identified {
             Ok(identity) => {
-                connection.stranger.is_known();
+                connection.stranger.welcome();
                 return Ok(Arc::new(identity));
             }
             Err(refused) => refused,

@@ -36,6 +36,8 @@ impl Controlled for Ops {
             "certificate": self.gate.face.load().as_ref().map(|face| {
                 json!({"names": face.names.list(), "expires": face.term.end().to_string()})
             }),
+            "held": self.gate.limits.wrong.held(),
+            "strangers": self.gate.limits.strangers.len(),
             "draining": self.gate.life.is_draining(),
         })
     }
@@ -45,7 +47,7 @@ impl Controlled for Ops {
     }
 
     fn metrics(&self) -> String {
-        self.gate.metrics.encode()
+        self.gate.metrics.encode(&self.gate)
     }
 
     fn act(&self, method: &Method, uri: &Uri) -> Option<Acting<'_>> {

@@ -22,6 +22,7 @@ use crate::args::{Flags, Serve};
 /// Serves until it is told to stop.
 pub fn run(args: Serve) -> Done {
     mcp_daemon::log::init(DAEMON);
+    mcp_daemon::fds::raise_limit();
     let (config_file, ready_fd) = (args.config.clone(), args.ready_fd);
     let flags = Flags::from(&args);
     let wrong = |problem: ConfigProblem| Failure::new(Exit::Config, &problem);

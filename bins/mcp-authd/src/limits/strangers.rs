@@ -92,7 +92,7 @@ impl Queue {
 
 impl Stranger {
     /// A good credential came: the connection stays, however many strangers come.
-    pub fn is_known(&self) {
+    pub fn welcome(&self) {
         if !self.is_known.load(Ordering::Relaxed) {
             self.is_known.store(true, Ordering::Relaxed);
             self.strangers.queue().remove(self.number);
@@ -118,7 +118,7 @@ impl Stranger {
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        self.is_known();
+        self.welcome();
     }
 }
 
@@ -140,7 +140,7 @@ mod tests {
         let strangers = Arc::new(Strangers::default());
         let [first, known, third] = std::array::from_fn(|_| strangers.enter(place(1), 2, 100));
         assert!(is_cut(&first).await);
-        known.is_known();
+        known.welcome();
         let elsewhere = strangers.enter(place(2), 2, 100);
         let more: Vec<_> = (0..2).map(|_| strangers.enter(place(1), 2, 100)).collect();
         assert_eq!(strangers.len(), 3);

@@ -1,0 +1,139 @@
+//! Too much, from one subject or from one address, and where an address comes from.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request};
+use serde_json::Value;
+use support::Client;
+use tokio::time::{Instant, timeout};
+
+use crate::place::{ALICE, BOB, ECHO, Place, altered, error, send};
+use crate::wire::SOON;
+
+const WRONG: &str = "nobody-has-this-token";
+
+#[tokio::test]
+async fn a_subject_that_asks_too_often_gets_an_error_that_its_client_survives() {
+    let place = Place::new("", "[rate]\nsubject_per_second = 1\nsubject_burst = 4").await;
+    // `initialize` and `initialized` count as well.
+    let alice = place.client(ALICE).await.unwrap();
+    let mut refused = None;
+    for _ in 0..5 {
+        let answer = send(&alice, Method::POST, &[]).await;
+        assert_eq!(answer.status(), 200);
+        if answer.headers().contains_key("retry-after") {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("the fifth request at the latest is one too many");
+    let answer: Value = serde_json::from_slice(refused.body()).unwrap();
+    assert_eq!(answer["id"], 7, "{answer}");
+    assert!(error(&refused)["message"].as_str().unwrap().contains("too many requests"), "{answer}");
+    // Nobody waits for the answer to a notification.
+    let mut told = altered(&alice, Method::POST, &[]);
+    *told.body_mut() =
+        Bytes::from(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#);
+    let answer = alice.raw(told).await.unwrap();
+    assert_eq!(answer.status(), 429);
+    assert_eq!(answer.headers()["retry-after"], "1");
+    let bob = place.client(BOB).await.unwrap();
+    assert!(!send(&bob, Method::POST, &[]).await.headers().contains_key("retry-after"));
+    // And in time alice may again.
+    let wait = || async { send(&alice, Method::POST, &[]).await.headers().contains_key("retry-after") };
+    timeout(SOON, async { while wait().await {} }).await.expect("the limit is a rate");
+}
+
+#[tokio::test]
+async fn an_address_that_brings_no_credential_too_often_shuts_out_nobody_who_has_one() {
+    let place = Place::new("", "[rate]\naddress_per_second = 1\naddress_burst = 3").await;
+    let stranger = place.stranger(None);
+    let mut statuses = Vec::new();
+    for _ in 0..6 {
+        statuses.push(send(&stranger, Method::POST, &[]).await.status().as_u16());
+    }
+    assert_eq!(statuses[..3], [401; 3]);
+    assert!(statuses[3..].contains(&429), "{statuses:?}");
+    let health = Request::get("/health").body(Bytes::new()).unwrap();
+    assert_eq!(stranger.raw(health).await.unwrap().status(), 429);
+    let alice = place.client(ALICE).await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(send(&alice, Method::POST, &[]).await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_credential_waits_ever_longer_while_a_good_one_from_there_is_served_at_once() {
+    let place =
+        Place::new("", "[wrong]\nfirst_delay = '200ms'\nlongest_delay = '20s'\nheld_per_address = 2").await;
+    let took = async |client: Client| {
+        let began = Instant::now();
+        let status = send(&client, Method::POST, &[]).await.status().as_u16();
+        (status, began.elapsed())
+    };
+    let wrong = || place.stranger(Some(WRONG));
+    for least in [200, 400, 800] {
+        let (status, time) = took(wrong()).await;
+        assert_eq!(status, 401);
+        assert!(time >= Duration::from_millis(least), "{time:?} instead of {least} ms");
+    }
+    // A missing one costs nothing: that is how clients find out what is wanted.
+    let (status, time) = took(place.stranger(None)).await;
+    assert_eq!(status, 401);
+    assert!(time < Duration::from_millis(1_600), "{time:?}");
+    let held: Vec<_> = (0..2).map(|_| tokio::spawn(took(wrong()))).collect();
+    until_held(&place, 2).await;
+    let answer = send(&wrong(), Method::POST, &[]).await;
+    assert_eq!(answer.status(), 429);
+    assert!(answer.headers().contains_key("retry-after"));
+    let began = Instant::now();
+    let alice = place.client(ALICE).await.unwrap();
+    assert_eq!(alice.call_text("echo", serde_json::json!({"text": "at once"})).await.unwrap(), "at once");
+    assert!(held.iter().all(|held| !held.is_finished()), "they wait on: {:?}", began.elapsed());
+    // Who goes away is not waited for.
+    held.iter().for_each(tokio::task::JoinHandle::abort);
+    until_held(&place, 0).await;
+}
+
+async fn until_held(place: &Place, held: u64) {
+    place.authd.until("/status", |status| status["held"] == held).await;
+}
+
+#[tokio::test]
+async fn the_address_behind_a_trusted_proxy_counts_and_nobody_else_is_believed() {
+    let strict = "[rate]\naddress_per_second = 1\naddress_burst = 1";
+    let trusting = Place::new("trusted_proxies = ['127.0.0.0/8']", strict).await;
+    let plain = Place::new("", strict).await;
+    let status = async |place: &Place, header: &'static str, value: &str| {
+        send(&place.stranger(None), Method::POST, &[(header, value)]).await.status().as_u16()
+    };
+    for (header, one, other) in [
+        ("x-forwarded-for", "6.6.6.6, 192.0.2.1", "192.0.2.2"),
+        ("forwarded", "for=6.6.6.6, for=192.0.2.3;proto=https", "for=\"[2001:db8::1]:80\""),
+    ] {
+        assert_eq!(status(&trusting, header, one).await, 401, "{header}");
+        assert_eq!(status(&trusting, header, one).await, 429, "{header}");
+        assert_eq!(status(&trusting, header, other).await, 401, "{header}");
+    }
+    assert_eq!(status(&plain, "x-forwarded-for", "192.0.2.1").await, 401);
+    assert_eq!(status(&plain, "x-forwarded-for", "192.0.2.2").await, 429, "the peer is what counts");
+    let line = trusting.authd.until_out("192.0.2.2").await;
+    assert!(line.contains("\"address\":\"192.0.2.2\""), "{line}");
+}
+
+#[tokio::test]
+async fn a_body_or_a_connection_without_end_is_given_up() {
+    let place = Place::new("", "[limits]\nbody = '1KiB'\nbody_timeout = '300ms'\nidle = '1s'").await;
+    let alice = place.client(ALICE).await.unwrap();
+    let mut large = altered(&alice, Method::POST, &[]);
+    *large.body_mut() = Bytes::from(format!("{ECHO}{}", " ".repeat(1_024)));
+    assert_eq!(alice.raw(large).await.unwrap().status(), 413);
+    let head = format!("POST /mcp HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {ALICE}\r\n");
+    let late = format!("{head}content-length: 10\r\n\r\n{{");
+    let answer = crate::wire::exchange(&place.address(), late.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let idle = format!("{head}content-length: 1\r\n\r\n{{");
+    let answer = crate::wire::exchange(&place.address(), idle.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "and the connection was closed: {answer}");
+}
