@@ -8,7 +8,7 @@ use mcp_daemon::files::write_atomic;
 use serde::{Deserialize, Serialize};
 
 use super::EngineError;
-use crate::head::Newest;
+use crate::head::{Newest, Versioned};
 use crate::layout::Id;
 
 /// The only version there is.
@@ -117,14 +117,19 @@ impl MarkerFile {
 }
 
 fn parse(bytes: &[u8]) -> Result<Marker, String> {
-    let marker: Marker = serde_json::from_slice(bytes).map_err(|error| {
-        format!("not readable as the marker of a home ({error}); once it is moved away, `adopt` decides what is newer")
-    })?;
-    if marker.version == VERSION {
-        Ok(marker)
-    } else {
-        Err(format!("version {}, expected {VERSION}; update serena-snapshotd", marker.version))
+    let unreadable = |error: serde_json::Error| {
+        format!(
+            "not readable as the marker of a home ({error}); once it is moved away, `adopt` decides what is newer"
+        )
+    };
+    // Before the rest, which may look otherwise in a later version.
+    let Versioned { version } = serde_json::from_slice(bytes).map_err(unreadable)?;
+    if version != VERSION {
+        return Err(format!(
+            "written by a newer serena-snapshotd (version {version}, expected {VERSION}); update this one"
+        ));
     }
+    serde_json::from_slice(bytes).map_err(unreadable)
 }
 
 /// A file beside the home: `<home>.<suffix>`.
@@ -173,10 +178,13 @@ mod tests {
         let again = MarkerFile::open(path.clone()).unwrap();
         assert_eq!(again.marker.base, file.marker.base);
         std::fs::write(&path, "{}").unwrap();
-        let error = MarkerFile::open(path).unwrap_err().to_string();
+        let error = MarkerFile::open(path.clone()).unwrap_err().to_string();
         assert!(
             error.contains("home.snapshotd.json") && error.contains("missing field `version`"),
             "{error}"
         );
+        std::fs::write(&path, r#"{"version": 2, "descends_from": "something new"}"#).unwrap();
+        let error = MarkerFile::open(path).unwrap_err().to_string();
+        assert!(error.contains("a newer serena-snapshotd (version 2, expected 1)"), "{error}");
     }
 }

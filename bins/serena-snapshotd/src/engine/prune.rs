@@ -106,34 +106,6 @@ impl Engine {
         }
     }
 
-    /// Deletes every fork; for a person who has looked at them.
-    pub async fn drop_forks(&mut self, dry_run: bool) -> Result<Pruned, EngineError> {
-        self.look().await?;
-        let forks = self.reader.listed(FORKS).await?;
-        let mut pruned = Pruned::default();
-        let mut keys = Vec::new();
-        for key in forks {
-            let Some(id) = Id::of_key(&key) else { continue };
-            let objects = match self.objects_of(&id, &key).await {
-                Ok(objects) => objects,
-                Err(EngineError::Damaged(_)) => Arc::default(),
-                Err(error) => return Err(error),
-            };
-            pruned.objects += objects.len() as u64;
-            pruned.bytes += objects.iter().map(|one| one.size).sum::<u64>();
-            pruned.snapshots.push(id);
-            keys.push(key);
-            keys.extend(objects.iter().map(|one| one.key.clone()));
-        }
-        if !dry_run && !keys.is_empty() {
-            self.marker.marker.leftovers.extend(keys);
-            self.marker.marker.fork = None;
-            self.marker.write()?;
-            self.delete_leftovers().await;
-        }
-        Ok(pruned)
-    }
-
     /// Whether a prune could find anything, as far as is known without asking.
     pub(super) fn something_may_go(&self) -> bool {
         let Some(base) = &self.base else { return false };

@@ -109,11 +109,15 @@ impl Engine {
     }
 
     /// Replaces `HEAD`, where the store keeps its word about conditions; elsewhere the manifest alone counts.
-    async fn make_newest(&mut self, newest: Newest) -> Result<Claimed, EngineError> {
+    pub(super) async fn make_newest(&mut self, newest: Newest) -> Result<Claimed, EngineError> {
         if self.conditions().await? == Conditions::Ignored {
             self.descend_from(newest.clone())?;
             self.known = Some(Known { newest: Some(newest), head: None });
             return Ok(Claimed::Newest);
+        }
+        // What was heard while we worked counts: somebody else may have published.
+        if let standing @ (Standing::Diverged | Standing::Fenced) = self.compare(false).await? {
+            return Ok(Claimed::Refused(standing));
         }
         for _ in 0..ATTEMPTS {
             let known = self.known.as_ref().ok_or_else(super::cannot_tell)?;
@@ -199,10 +203,13 @@ impl Engine {
             }
         }
         for (id, files_before) in pinned {
-            if self.shrunk.insert(id.clone()) {
-                log::warn!(files_before, files, pinned:% = id; "much is gone since this snapshot, which is pinned");
-                self.reader.put_pin(&id, super::reader::SHRUNK).await?;
+            if self.shrunk.contains(&id) {
+                continue;
             }
+            self.reader.put_pin(&id, super::pins::SHRUNK).await?;
+            log::warn!(files_before, files, pinned:% = id; "much is gone since this snapshot, which is pinned");
+            // Not before it is pinned: the next attempt must try again.
+            self.shrunk.insert(id);
         }
         Ok(())
     }
@@ -238,7 +245,7 @@ impl Engine {
 }
 
 /// How an attempt to publish stands.
-enum Claimed {
+pub(super) enum Claimed {
     /// Ours is the newest, or may become it.
     Newest,
     /// The home must be compared with a newer base of our own.

@@ -160,3 +160,21 @@ fn it_is_json_with_one_entry_a_line() {
     assert_eq!(value["entries"][1]["link"], "/etc");
     assert_eq!(text.lines().filter(|line| line.contains("\"path\"")).count(), 2);
 }
+
+#[test]
+fn one_of_a_later_version_is_no_damage_whatever_else_is_in_it() {
+    for text in [
+        "{\n  \"version\": 2,\n  \"id\": 7, \"entries\": \"elsewhere\"}",
+        "{\"version\":2}",
+        "{ \"version\" : 2 , \"entries\": [{\"path\": \"home\", \"acl\": []}]}",
+    ] {
+        let stored = zstd::encode_all(text.as_bytes(), 3).unwrap();
+        let read = Manifest::read(&stored[..]);
+        assert!(matches!(read, Err(ManifestError::Version(2))), "{text}: {read:?}");
+    }
+    for damaged in ["", "{", "{\"version\": ", "{\"version\": 1", "{\"version\": x}", "{\"version\": 1}"] {
+        let stored = zstd::encode_all(damaged.as_bytes(), 3).unwrap();
+        let read = Manifest::read(&stored[..]);
+        assert!(matches!(read, Err(ManifestError::Json(_))), "{damaged}: {read:?}");
+    }
+}

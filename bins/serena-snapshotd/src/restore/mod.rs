@@ -21,6 +21,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mcp_daemon::exit::Exit;
+
 use self::feed::read_object;
 use self::pour::Pour;
 use self::stage::Stage;
@@ -29,6 +31,7 @@ use crate::manifest::{Kind, Manifest};
 use crate::progress::{Progress, Step};
 use crate::seal::Seal;
 use crate::store::{Store, StoreError};
+use crate::threads::blocking;
 
 /// Where a root goes.
 #[derive(Clone, Debug)]
@@ -70,6 +73,9 @@ pub enum RestoreError {
     /// The bytes in the store are not those of the snapshot.
     #[error("{0}")]
     Damaged(String),
+    /// Bytes that may be whole, but are encrypted to other keys than ours: no damage, so nothing older is put in their place.
+    #[error("{0}")]
+    Locked(String),
     /// The store did not deliver.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -84,9 +90,31 @@ pub enum RestoreError {
 }
 
 impl RestoreError {
+    /// How a command ends that failed for this reason.
+    pub fn exit(&self) -> Exit {
+        match self {
+            RestoreError::Damaged(_) => Exit::TryAgain,
+            RestoreError::Locked(_) => Exit::Config,
+            RestoreError::Store(error) => error.exit(),
+            RestoreError::System { cause, .. } => of_system(cause),
+        }
+    }
+
     /// Something of the system failed at this path.
     fn system(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> RestoreError {
         move |cause| RestoreError::System { path: path.as_ref().display().to_string(), cause }
+    }
+}
+
+/// Room can be made; a place that may not be written is a mistake in the settings.
+pub(crate) fn of_system(cause: &io::Error) -> Exit {
+    match cause.kind() {
+        io::ErrorKind::NotFound
+        | io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::InvalidData => Exit::Config,
+        _ => Exit::TryAgain,
     }
 }
 
@@ -168,12 +196,4 @@ async fn fill(plan: &Plan<'_>, stage: &Arc<Stage>) -> Result<(u64, u64), Restore
     // Who writes knows best why nobody takes bytes any more.
     pour.end().await?;
     ended.map(|()| (files, bytes))
-}
-
-/// Runs what blocks beside the runtime; a panic in it goes on here.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }
