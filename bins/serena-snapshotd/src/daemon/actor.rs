@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
-use mcp_daemon::exit::{Exit, chain};
+use mcp_daemon::exit::{Exit, Failure, chain};
 use mcp_daemon::heap;
 use mcp_daemon::life::Life;
 use mcp_daemon::secret::random_id;
@@ -14,7 +14,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::jobs::{Answer, Asked, Job, Refusal};
+use super::jobs::{Answer, Asked, Job};
 use super::metrics::Metrics;
 use super::schedule::Schedule;
 use super::settle::settle;
@@ -98,17 +98,17 @@ impl Actor {
     }
 
     /// Works until the drain, then takes the last snapshot; an error says why there is none.
-    pub async fn run(mut self) -> Result<(), Refusal> {
+    pub async fn run(mut self) -> Result<(), Failure> {
         match self.work().await {
             Ok(()) => {}
             Err(Over) => return Err(self.too_late()),
         }
         log::info!("taking the last snapshot");
-        let Ok(last) = self.snapshot("shutdown").await else { return Err(self.too_late()) };
+        let Ok(last) = self.take("shutdown").await else { return Err(self.too_late()) };
         self.jobs.close();
         self.collect();
         for asked in self.waiting.drain(..) {
-            let stopping = || Refusal { line: "the daemon is stopping".to_owned(), exit: Exit::TryAgain };
+            let stopping = || Failure { line: "the daemon is stopping".to_owned(), exit: Exit::TryAgain };
             let is_joined = matches!(asked.job, Job::Snapshot);
             let _gone = asked.answer.send(if is_joined { last.clone() } else { Err(stopping()) });
         }
@@ -120,9 +120,9 @@ impl Actor {
         last.map(drop)
     }
 
-    fn too_late(&self) -> Refusal {
+    fn too_late(&self) -> Failure {
         let deadline = self.plan.shutdown_deadline.as_secs();
-        Refusal {
+        Failure {
             line: format!(
                 "the last snapshot was not done within shutdown_deadline ({deadline} s); the one before it is the newest"
             ),
@@ -202,7 +202,7 @@ impl Actor {
         if !self.is_settled
             && let Err(error) = self.settle().await?
         {
-            return Ok(Err(Refusal::from(&error)));
+            return Ok(Err(Failure::from(&error)));
         }
         self.snapshot(reason).await
     }
@@ -269,7 +269,7 @@ impl Actor {
             Err(error) => {
                 log::warn!(reason, error = chain(&error); "no snapshot, tried again within the interval");
                 self.failed(&error);
-                Ok(Err(Refusal::from(&error)))
+                Ok(Err(Failure::from(&error)))
             }
         }
     }

@@ -111,6 +111,16 @@ mod tests {
         assert_eq!(schedule.due(), None);
     }
 
+    #[test]
+    fn the_longest_interval_that_can_be_written_can_be_waited_for() {
+        let longest: mcp_daemon::config::Span = "631107417600s".parse().unwrap();
+        let now = Instant::now();
+        let mut schedule = Schedule::new(Some(longest.duration()), now, false);
+        assert_eq!(schedule.due(), Some(now + longest.duration()));
+        schedule.failed(now, u32::MAX);
+        assert_eq!(schedule.overdue(now + MINUTE), None);
+    }
+
     proptest! {
         #[test]
         fn after_a_failure_it_is_tried_again_within_an_interval(seconds in 1_u64..100_000, failures in 1_usize..80, jitter: u32) {
