@@ -23,10 +23,15 @@ pub struct Daemon {
     pub status: Value,
 }
 
-/// Looks for the daemon that serves the partition, home and store that were named; one that serves others is not used.
+/// Looks for the daemon that serves the partition, home and store that were named; one that serves others is not used. A
+/// socket that was named on purpose must have one.
 pub async fn find(flags: &Flags, asked: &Asked) -> Result<Option<Daemon>, Failure> {
     for socket in places(flags, asked)? {
-        let Some(status) = status(&socket).await? else { continue };
+        let status = match status(&socket).await {
+            Ok(status) => status,
+            Err(AskError::NotRunning { .. }) if flags.control.is_none() => continue,
+            Err(error) => return Err(Failure::unavailable(&error)),
+        };
         let differs = ["partition", "home", "store"].into_iter().find_map(|key| {
             let wanted = match key {
                 "partition" => asked.partition.as_ref()?.to_string(),
@@ -40,6 +45,10 @@ pub async fn find(flags: &Flags, asked: &Asked) -> Result<Option<Daemon>, Failur
             None if status["enabled"] == true => return Ok(Some(Daemon { socket, status })),
             // It does nothing, so it is in nobody's way.
             None => {}
+            Some(why) if flags.control.is_some() => {
+                let line = format!("the daemon at {} serves something else: {why}", socket.display());
+                return Err(Failure { line, exit: Exit::Unavailable });
+            }
             Some(why) => {
                 eprintln!("{DAEMON}: the daemon at {} is not asked: {why}", socket.display());
             }
@@ -61,12 +70,12 @@ fn places(flags: &Flags, asked: &Asked) -> Result<Vec<PathBuf>, Failure> {
     Ok(named.filter(|path| path.exists()).into_iter().chain([usual]).collect())
 }
 
-async fn status(socket: &Path) -> Result<Option<Value>, Failure> {
-    match control::ask(socket, "GET", "/status").await {
-        Ok((_, body)) => Ok(serde_json::from_slice(&body).ok()),
-        Err(AskError::NotRunning { .. }) => Ok(None),
-        Err(error) => Err(Failure::unavailable(&error)),
-    }
+async fn status(socket: &Path) -> Result<Value, AskError> {
+    let (_, body) = control::ask(socket, "GET", "/status").await?;
+    serde_json::from_slice(&body).map_err(|error| AskError::NoAnswer {
+        socket: socket.display().to_string(),
+        cause: format!("its status is not JSON ({error})"),
+    })
 }
 
 /// What a daemon says of itself, whichever it is; a failure if there is none.
@@ -75,7 +84,9 @@ pub async fn any_status(flags: &Flags, asked: &Asked) -> Result<Value, Failure> 
         return Ok(daemon.status);
     }
     for socket in places(flags, asked)? {
-        if let Some(status) = status(&socket).await?.filter(|status| status["enabled"] == false) {
+        if let Ok(status) = status(&socket).await
+            && status["enabled"] == false
+        {
             return Ok(status);
         }
     }
@@ -100,7 +111,7 @@ impl Daemon {
                 biased;
                 answered = &mut answer => break answered,
                 _ = looks.tick(), if progress.is_shown() => {
-                    if let Ok(Some(status)) = status(&self.socket).await {
+                    if let Ok(status) = status(&self.socket).await {
                         show_progress(&mut progress, &status["working"]["progress"]);
                     }
                 }

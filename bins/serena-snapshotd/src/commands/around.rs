@@ -13,7 +13,7 @@ use snapshotd::settings::Settings;
 use snapshotd::store::Store;
 use tokio::time::{Duration, interval};
 
-use super::{boxed, failed, wrong};
+use super::{boxed, wrong};
 use crate::asking::{self, Daemon};
 use crate::render;
 
@@ -52,6 +52,11 @@ impl Around {
     /// Why nothing is to be done.
     pub fn off(&self) -> Option<String> {
         self.config.off(&self.flags, &self.env)
+    }
+
+    /// Why nothing is to be done without a daemon.
+    pub fn off_alone(&self) -> Option<String> {
+        self.config.lacks_key(&self.flags, &self.env)
     }
 
     /// A failure where nothing is to be done.
@@ -98,7 +103,7 @@ impl Alone {
     /// The home's engine, with its lock.
     pub fn engine(&self) -> Result<Engine, Failure> {
         self.plan.make_directories().map_err(|problem| wrong(&problem))?;
-        Engine::open(self.settings.clone(), self.store.clone()).map_err(|error| failed(&error))
+        Engine::open(self.settings.clone(), self.store.clone()).map_err(|error| Failure::from(&error))
     }
 
     /// For what only reads.
@@ -113,7 +118,7 @@ impl Alone {
         {
             return failure;
         }
-        failed(error)
+        Failure::from(error)
     }
 
     /// A failure that names the partitions there are, if this one is not among them.
