@@ -10,6 +10,7 @@
 mod address;
 mod answer;
 mod answer_body;
+mod authority;
 mod bridge;
 mod builder;
 mod checks;
@@ -46,6 +47,7 @@ mod tls_front;
 mod tools;
 mod world;
 
+pub use authority::Authority;
 pub use bridge::Bridge;
 pub use builder::Builder;
 pub use client::Client;
