@@ -66,6 +66,13 @@ pub fn random_id() -> String {
     hex(&bytes)
 }
 
+/// A random number from 0 to 1, both included: so that what failed together is not tried again together.
+pub fn chance() -> f64 {
+    let mut bytes = [0; 4];
+    rand::fill(&mut bytes).expect("the system's random source cannot fail once seeded");
+    f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
+}
+
 /// SHA-256 as 64 hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())
@@ -129,5 +136,8 @@ mod tests {
         let (one, two) = (random_id(), random_id());
         assert_ne!(one, two);
         assert!(one.len() == 32 && one.bytes().all(|b| b.is_ascii_hexdigit()));
+        let chances: Vec<f64> = std::iter::repeat_with(chance).take(1000).collect();
+        assert!(chances.iter().all(|chance| (0.0..=1.0).contains(chance)));
+        assert!(chances.iter().any(|chance| *chance < 0.5) && chances.iter().any(|chance| *chance > 0.5));
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use mcp_daemon::config::QuantityError;
+use mcp_daemon::files::usual_state_dir;
 use mcp_daemon::secret::Secret;
 
 use super::{ConfigProblem, DAEMON, Interval};
@@ -51,8 +52,8 @@ pub struct Env {
     pub(super) secret_access_key: Option<Secret>,
     pub(super) session_token: Option<Secret>,
     pub(super) credentials_directory: Option<PathBuf>,
-    /// `$STATE_DIRECTORY` and `$XDG_STATE_HOME`.
-    pub(super) state: [Option<PathBuf>; 2],
+    /// Where state goes unless somebody says otherwise.
+    pub(super) state_dir: Option<PathBuf>,
 }
 
 impl Env {
@@ -100,17 +101,8 @@ impl Env {
             secret_access_key: text("AWS_SECRET_ACCESS_KEY")?.map(Secret::new),
             session_token: text("AWS_SESSION_TOKEN")?.map(Secret::new),
             credentials_directory: path("CREDENTIALS_DIRECTORY"),
-            state: [path("STATE_DIRECTORY"), path("XDG_STATE_HOME")],
+            state_dir: usual_state_dir(set, DAEMON),
         })
-    }
-
-    /// Where state goes, as [`mcp_daemon::files::state_dir`] has it, but without making it.
-    pub(super) fn state_dir(&self) -> Option<PathBuf> {
-        let [ours, users] = &self.state;
-        // systemd gives a list.
-        let ours = ours.as_ref().and_then(|list| std::env::split_paths(list).next());
-        let users = users.clone().or_else(|| Some(self.home.as_ref()?.join(".local/state")));
-        ours.or_else(|| Some(users?.join(DAEMON))).filter(|path| path.is_absolute())
     }
 }
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use mcp_daemon::exit::{Exit, Failure, chain};
 use mcp_daemon::heap;
 use mcp_daemon::life::Life;
-use mcp_daemon::secret::random_id;
+use mcp_daemon::secret::chance;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until};
@@ -277,8 +277,7 @@ impl Actor {
     fn failed(&mut self, error: &EngineError) {
         self.metrics.failed(error);
         let now = Instant::now();
-        let jitter = u32::from_str_radix(&random_id()[..8], 16).unwrap_or(0);
-        self.schedule.failed(now, jitter);
+        self.schedule.failed(now, chance());
         let overdue = self.schedule.overdue(now);
         let mut known = self.state.known();
         known.failures = self.schedule.failures();

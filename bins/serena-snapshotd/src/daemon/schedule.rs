@@ -38,14 +38,14 @@ impl Schedule {
         self.due = self.interval.map(|interval| now + interval);
     }
 
-    /// One has failed: it is tried again soon, then less and less often, but never less than once in an interval. `jitter`
-    /// is any number; it keeps many daemons from asking one store at the same moment.
-    pub fn failed(&mut self, now: Instant, jitter: u32) {
+    /// One has failed: it is tried again soon, then less and less often, but never less than once in an interval. `chance`
+    /// is a number from 0 to 1; it keeps many daemons from asking one store at the same moment.
+    pub fn failed(&mut self, now: Instant, chance: f64) {
         let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16));
         self.failures = self.failures.saturating_add(1);
         self.due = self.interval.map(|interval| {
             let longest = doubled.min(interval);
-            now + longest / 2 + (longest / 2).mul_f64(f64::from(jitter) / f64::from(u32::MAX))
+            now + longest / 2 + (longest / 2).mul_f64(chance)
         });
     }
 
@@ -94,7 +94,7 @@ mod tests {
         let mut schedule = Schedule::new(Some(MINUTE), start, true);
         // Long, but nothing has failed: it runs.
         assert_eq!(schedule.overdue(start + MINUTE * 9), None);
-        schedule.failed(start, 0);
+        schedule.failed(start, 0.0);
         assert_eq!(schedule.overdue(start + MINUTE * 2), None);
         assert_eq!(schedule.overdue(start + MINUTE * 3), Some(MINUTE * 3));
         schedule.succeeded(start + MINUTE * 4);
@@ -117,18 +117,18 @@ mod tests {
         let now = Instant::now();
         let mut schedule = Schedule::new(Some(longest.duration()), now, false);
         assert_eq!(schedule.due(), Some(now + longest.duration()));
-        schedule.failed(now, u32::MAX);
+        schedule.failed(now, 1.0);
         assert_eq!(schedule.overdue(now + MINUTE), None);
     }
 
     proptest! {
         #[test]
-        fn after_a_failure_it_is_tried_again_within_an_interval(seconds in 1_u64..100_000, failures in 1_usize..80, jitter: u32) {
+        fn after_a_failure_it_is_tried_again_within_an_interval(seconds in 1_u64..100_000, failures in 1_usize..80, chance in 0.0..=1.0) {
             let interval = Duration::from_secs(seconds);
             let now = Instant::now();
             let mut schedule = Schedule::new(Some(interval), now, true);
             for _ in 0..failures {
-                schedule.failed(now, jitter);
+                schedule.failed(now, chance);
             }
             let pause = schedule.due().unwrap() - now;
             prop_assert!(pause <= interval && pause >= FIRST_PAUSE.min(interval) / 2, "{pause:?}");

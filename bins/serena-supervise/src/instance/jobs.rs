@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use mcp_daemon::life::Life;
-use mcp_daemon::secret;
+use mcp_daemon::secret::chance;
 use mcp_daemon::tree::Holder;
 use tokio::sync::MutexGuard as AsyncGuard;
 use tokio::time::{Instant, sleep, timeout};
@@ -285,11 +285,4 @@ enum HookStop {
     CalledOff,
     /// For this reason.
     Failed(String),
-}
-
-/// A number in 0..1, so that what failed together is not tried again together.
-fn chance() -> f64 {
-    let digits = secret::random_id();
-    let number = u32::from_str_radix(digits.get(..8).unwrap_or_default(), 16).unwrap_or(u32::MAX);
-    f64::from(number) / f64::from(u32::MAX)
 }

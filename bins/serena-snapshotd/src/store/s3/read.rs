@@ -6,6 +6,7 @@ use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
+use mcp_daemon::secret::chance;
 use tokio::time::{sleep, timeout};
 
 use super::{S3, etag, no_words, trouble};
@@ -144,9 +145,7 @@ pub(super) fn is_no_such_key(error: &SdkError<GetObjectError>) -> bool {
 /// The pause before an attempt, from the second on: it doubles, and is cut at random.
 pub(super) fn pause(first: Duration, attempt: u32) -> Duration {
     let longest = first.saturating_mul(1 << attempt.saturating_sub(2).min(6));
-    // Eight random digits are a fraction of 16^8.
-    let random = u32::from_str_radix(&crate::layout::nonce()[..8], 16).unwrap_or(u32::MAX);
-    longest.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    longest.mul_f64(chance())
 }
 
 fn length(found: &GetObjectOutput) -> Option<u64> {
