@@ -8,7 +8,7 @@ use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::files;
 use mcp_daemon::terminal::Progress;
 use serde_json::Value;
-use snapshotd::config::{Asked, DAEMON, Flags};
+use snapshotd::config::{DAEMON, Flags, Named};
 use tokio::time::{Duration, interval};
 
 use crate::render::show_progress;
@@ -25,8 +25,8 @@ pub struct Daemon {
 
 /// Looks for the daemon that serves the partition, home and store that were named; one that serves others is not used. A
 /// socket that was named on purpose must have one.
-pub async fn find(flags: &Flags, asked: &Asked) -> Result<Option<Daemon>, Failure> {
-    for socket in places(flags, asked)? {
+pub async fn find(flags: &Flags, named: &Named) -> Result<Option<Daemon>, Failure> {
+    for socket in places(flags, named)? {
         let status = match status(&socket).await {
             Ok(status) => status,
             Err(AskError::NotRunning { .. }) if flags.control.is_none() => continue,
@@ -34,9 +34,9 @@ pub async fn find(flags: &Flags, asked: &Asked) -> Result<Option<Daemon>, Failur
         };
         let differs = ["partition", "home", "store"].into_iter().find_map(|key| {
             let wanted = match key {
-                "partition" => asked.partition.as_ref()?.to_string(),
-                "home" => asked.home.as_ref()?.display().to_string(),
-                _ => asked.store.as_ref()?.to_string(),
+                "partition" => named.partition.as_ref()?.to_string(),
+                "home" => named.home.as_ref()?.display().to_string(),
+                _ => named.store.as_ref()?.to_string(),
             };
             let serves = status[key].as_str().unwrap_or("none");
             (serves != wanted).then(|| format!("its {key} is {serves}, not {wanted}"))
@@ -58,16 +58,16 @@ pub async fn find(flags: &Flags, asked: &Asked) -> Result<Option<Daemon>, Failur
 }
 
 /// Where it may listen: at the place that was said, or at the usual ones.
-fn places(flags: &Flags, asked: &Asked) -> Result<Vec<PathBuf>, Failure> {
+fn places(flags: &Flags, named: &Named) -> Result<Vec<PathBuf>, Failure> {
     if let Some(control) = &flags.control {
         return Ok(vec![control.clone()]);
     }
     let usual = control::socket(None, DAEMON)?;
-    let named = asked.partition.as_ref();
-    let named =
-        named.map(|name| usual.with_file_name(format!("control-{}.sock", files::name_of(name.as_str()))));
+    let of_partition = named.partition.as_ref();
+    let of_partition = of_partition
+        .map(|name| usual.with_file_name(format!("control-{}.sock", files::name_of(name.as_str()))));
     // One under the partition's own name is surely the one; the usual one may be another's.
-    Ok(named.filter(|path| path.exists()).into_iter().chain([usual]).collect())
+    Ok(of_partition.filter(|path| path.exists()).into_iter().chain([usual]).collect())
 }
 
 async fn status(socket: &Path) -> Result<Value, AskError> {
@@ -79,18 +79,18 @@ async fn status(socket: &Path) -> Result<Value, AskError> {
 }
 
 /// What a daemon says of itself, whichever it is; a failure if there is none.
-pub async fn any_status(flags: &Flags, asked: &Asked) -> Result<Value, Failure> {
-    if let Some(daemon) = find(flags, asked).await? {
+pub async fn any_status(flags: &Flags, named: &Named) -> Result<Value, Failure> {
+    if let Some(daemon) = find(flags, named).await? {
         return Ok(daemon.status);
     }
-    for socket in places(flags, asked)? {
+    for socket in places(flags, named)? {
         if let Ok(status) = status(&socket).await
             && status["enabled"] == false
         {
             return Ok(status);
         }
     }
-    let usual = places(flags, asked)?.pop().unwrap_or_default();
+    let usual = places(flags, named)?.pop().unwrap_or_default();
     Err(Failure {
         line: format!(
             "no {DAEMON} is running for this ({}); `{DAEMON} list` shows what is stored, `{DAEMON} run` starts one",

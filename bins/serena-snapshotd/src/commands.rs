@@ -53,7 +53,7 @@ pub fn run(command: Command) -> Done {
             on(snapshot.flags(), async |around| change::snapshot(around, &snapshot).await)
         }
         Command::Status(status) => on(status.flags(), async |around| {
-            let answer = asking::any_status(&around.flags, &around.asked).await?;
+            let answer = asking::any_status(&around.flags, &around.named).await?;
             tell(&answer, status.json, render::status);
             Ok(ExitCode::SUCCESS)
         }),

@@ -27,7 +27,7 @@ pub struct Head {
     pub released: bool,
     /// The newest snapshot.
     #[serde(flatten)]
-    pub newest: Newest,
+    pub newest: Pointer,
 }
 
 /// What `HEAD` and a marker say in every version.
@@ -38,7 +38,7 @@ pub(crate) struct Versioned {
 
 /// A snapshot, as far as it can be said in a few words.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Newest {
+pub struct Pointer {
     /// Which.
     pub id: Id,
     /// Where its manifest is, below the partition.
@@ -51,7 +51,7 @@ pub struct Newest {
 
 impl Head {
     /// A `HEAD` to be written.
-    pub fn new(epoch: u64, writer: &str, newest: Newest) -> Self {
+    pub fn new(epoch: u64, writer: &str, newest: Pointer) -> Self {
         let mut end = writer.len().min(MAX_WRITER);
         while !writer.is_char_boundary(end) {
             end -= 1;
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_small() {
         let id = Id::new(u64::MAX, u64::MAX);
-        let newest = Newest {
+        let newest = Pointer {
             manifest: id.manifest(true),
             id,
             manifest_sha256: Digest::of(b"m"),

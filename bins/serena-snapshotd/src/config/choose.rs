@@ -31,7 +31,7 @@ const SHUTDOWN_DEADLINE: Span = Span::seconds(25);
 
 /// What somebody named on purpose, to be compared with what a running daemon serves.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Asked {
+pub struct Named {
     /// The partition.
     pub partition: Option<Partition>,
     /// The home.
@@ -76,9 +76,9 @@ impl Config {
     }
 
     /// What was named on purpose.
-    pub fn asked(&self, flags: &Flags, env: &Env) -> Asked {
+    pub fn named(&self, flags: &Flags, env: &Env) -> Named {
         let home = flags.home.as_ref().or(self.home.as_ref()).or(env.serena_home.as_ref());
-        Asked {
+        Named {
             partition: flags
                 .partition
                 .as_ref()
@@ -100,7 +100,7 @@ impl Config {
         let (state_key, state_dir) = match first(state_dir) {
             Some((key, directory)) => (key, absolute(key, directory)?),
             None => {
-                let usual = env.state_dir().ok_or_else(|| {
+                let usual = env.state_dir.clone().ok_or_else(|| {
                     ConfigProblem::key(
                         "--state-dir",
                         "neither STATE_DIRECTORY nor HOME is an absolute path; say --state-dir DIR",

@@ -33,7 +33,7 @@ pub use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::config::{Size, Span};
 use serde::Deserialize;
 
-pub use self::choose::Asked;
+pub use self::choose::Named;
 pub use self::env::Env;
 pub use self::flags::{Flags, NamedRoot};
 pub use self::interval::Interval;

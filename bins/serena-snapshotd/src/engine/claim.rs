@@ -9,7 +9,7 @@ use mcp_daemon::exit::chain;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Engine, EngineError, Standing};
-use crate::head::{Head, Newest};
+use crate::head::{Head, Pointer};
 use crate::layout::HEAD;
 use crate::settings::Takeover;
 use crate::store::{Conditions, Etag, Replaced};
@@ -129,7 +129,7 @@ impl Engine {
     pub(super) async fn replace_head(
         &mut self,
         epoch: u64,
-        newest: Newest,
+        newest: Pointer,
         released: bool,
         expected: Option<&Etag>,
     ) -> Result<bool, EngineError> {

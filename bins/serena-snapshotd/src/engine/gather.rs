@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Engine, EngineError, Summary, home};
 use crate::digest::{Digest, Hasher};
-use crate::head::Newest;
+use crate::head::Pointer;
 use crate::layout::Id;
 use crate::manifest::{About, Ancestor, Manifest, StoredObject, count, tree_digest};
 use crate::progress::{Progress, Step};
@@ -139,7 +139,7 @@ impl Engine {
         &self,
         key: String,
         manifest: &Arc<Manifest>,
-    ) -> Result<Newest, EngineError> {
+    ) -> Result<Pointer, EngineError> {
         let (seal, encoded) = (self.settings.seal.clone(), Arc::clone(manifest));
         let bytes = blocking(move || {
             let mut bytes = Vec::new();
@@ -156,7 +156,7 @@ impl Engine {
         let bytes = bytes.await.map_err(|cause| EngineError::Home { path: key.clone(), cause })?;
         let (size, stored) = (bytes.len() as u64, Digest::of(&bytes));
         put_checked(&self.store, &key, Source::Bytes(bytes), size, &stored, self.settings.verify).await?;
-        Ok(manifest.newest(key, stored))
+        Ok(manifest.pointer(key, stored))
     }
 }
 

@@ -23,11 +23,11 @@ impl Reader {
                 Ok((manifest, _)) => {
                     rows.push(row(&manifest, Place::Newest));
                     for ancestor in manifest.about.ancestors {
-                        if keys.contains(&ancestor.newest.manifest) {
+                        if keys.contains(&ancestor.pointer.manifest) {
                             let (created, files, bytes) = (ancestor.created, ancestor.files, ancestor.bytes);
                             let held = Ok(Held { created, files, bytes });
                             rows.push(Row {
-                                id: ancestor.newest.id,
+                                id: ancestor.pointer.id,
                                 held,
                                 place: Place::Ancestor,
                                 pinned: None,

@@ -8,7 +8,7 @@ use mcp_daemon::files::write_atomic;
 use serde::{Deserialize, Serialize};
 
 use super::EngineError;
-use crate::head::{Newest, Versioned};
+use crate::head::{Pointer, Versioned};
 use crate::layout::Id;
 
 /// The only version there is.
@@ -25,10 +25,10 @@ pub(super) struct Marker {
     pub store: String,
     /// The snapshot that the home descends from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base: Option<Newest>,
+    pub base: Option<Pointer>,
     /// The fork that this home has at the moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fork: Option<Newest>,
+    pub fork: Option<Pointer>,
     /// The nonce of the last `HEAD` that was written from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_nonce: Option<String>,
@@ -76,7 +76,7 @@ impl Marker {
     /// The home is, or comes after, what is published now. The attempt that did it is done; all others have failed, because
     /// each could only have replaced a `HEAD` that is gone. Where it is not known what came before, one of them may be part
     /// of that, and they stay.
-    pub fn descends_from(&mut self, newest: Newest, lineage_is_known: bool) {
+    pub fn descends_from(&mut self, newest: Pointer, lineage_is_known: bool) {
         self.intents.retain(|intent| intent.id != newest.id);
         if lineage_is_known {
             self.leftovers.extend(self.intents.drain(..).flat_map(|intent| intent.keys));
@@ -145,8 +145,8 @@ mod tests {
     use super::*;
     use crate::digest::Digest;
 
-    fn newest(id: &Id) -> Newest {
-        Newest {
+    fn newest(id: &Id) -> Pointer {
+        Pointer {
             id: id.clone(),
             manifest: id.manifest(false),
             manifest_sha256: Digest::of(b""),

@@ -40,7 +40,7 @@ pub use self::said::{
 };
 pub use self::standing::Standing;
 use self::standing::{Compared, standing};
-use crate::head::Newest;
+use crate::head::Pointer;
 use crate::layout::Id;
 use crate::manifest::{Manifest, StoredObject};
 use crate::settings::Settings;
@@ -147,21 +147,21 @@ impl Engine {
 
     /// Finds out which attempts whose end nobody has heard are snapshots now, be it one that others have followed already: the
     /// home descends from the last of them. Where the lineage cannot be read they stay unsettled.
-    async fn settle_intents(&mut self, newest: &Newest) -> Result<(), EngineError> {
+    async fn settle_intents(&mut self, newest: &Pointer) -> Result<(), EngineError> {
         if self.marker.marker.intents.is_empty() {
             return Ok(());
         }
-        let lineage: Vec<Newest> =
+        let lineage: Vec<Pointer> =
             match self.reader.read(&newest.manifest, Some(&newest.manifest_sha256)).await {
                 Ok((manifest, _)) => {
-                    let ancestors = manifest.about.ancestors.into_iter().map(|ancestor| ancestor.newest);
+                    let ancestors = manifest.about.ancestors.into_iter().map(|ancestor| ancestor.pointer);
                     std::iter::once(newest.clone()).chain(ancestors).collect()
                 }
                 Err(EngineError::Damaged(_) | EngineError::Unreadable(_)) => vec![newest.clone()],
                 Err(error) => return Err(error),
             };
         let intents = &mut self.marker.marker.intents;
-        let is_intended = |one: &&Newest| intents.iter().any(|intent| intent.id == one.id);
+        let is_intended = |one: &&Pointer| intents.iter().any(|intent| intent.id == one.id);
         let Some(published) = lineage.iter().find(is_intended).cloned() else { return Ok(()) };
         log::info!(snapshot:% = published.id; "a snapshot had been published though nobody heard of it");
         intents.retain(|intent| lineage.iter().all(|one| one.id != intent.id));
@@ -188,7 +188,7 @@ impl Engine {
             match self.reader.read(&base.manifest, Some(&base.manifest_sha256)).await {
                 Ok((manifest, _)) => {
                     let ancestors = manifest.about.ancestors.into_iter();
-                    let ancestors: Vec<Id> = ancestors.map(|ancestor| ancestor.newest.id).collect();
+                    let ancestors: Vec<Id> = ancestors.map(|ancestor| ancestor.pointer.id).collect();
                     compared.base_ancestors = &ancestors;
                     found = standing(compared);
                 }
@@ -225,7 +225,7 @@ impl Engine {
     }
 
     /// The home descends from this one from now on.
-    fn descend_from(&mut self, newest: Newest) -> Result<(), EngineError> {
+    fn descend_from(&mut self, newest: Pointer) -> Result<(), EngineError> {
         if self.marker.marker.base.as_ref() != Some(&newest) || !self.marker.marker.intents.is_empty() {
             self.marker.marker.store = self.store.to_string();
             self.marker.marker.descends_from(newest, !self.is_cut);

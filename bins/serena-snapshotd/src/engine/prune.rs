@@ -112,7 +112,7 @@ impl Engine {
         let mut lineage = vec![kin(&base.about.id, base.about.created, false)];
         let ancestors = base.about.ancestors.iter();
         lineage.extend(
-            ancestors.map(|one| kin(&one.newest.id, one.created, self.pinned.contains(&one.newest.id))),
+            ancestors.map(|one| kin(&one.pointer.id, one.created, self.pinned.contains(&one.pointer.id))),
         );
         !dispensable(&lineage, &self.settings.keep).is_empty()
     }
@@ -157,8 +157,8 @@ impl Engine {
 
 /// The newest snapshot and those of its ancestors that exist.
 fn lineage(newest: &Manifest, existing: &[String], is_pinned: &dyn Fn(&Id) -> bool) -> Vec<Kin> {
-    let ancestors = newest.about.ancestors.iter().filter(|one| existing.contains(&one.newest.manifest));
-    let ancestors = ancestors.map(|one| kin(&one.newest.id, one.created, is_pinned(&one.newest.id)));
+    let ancestors = newest.about.ancestors.iter().filter(|one| existing.contains(&one.pointer.manifest));
+    let ancestors = ancestors.map(|one| kin(&one.pointer.id, one.created, is_pinned(&one.pointer.id)));
     std::iter::once(kin(&newest.about.id, newest.about.created, true)).chain(ancestors).collect()
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use super::gather::{Work, made, summary};
 use super::retain::{Extent, has_shrunk};
 use super::{Engine, EngineError, Known, Outcome, Standing};
-use crate::head::Newest;
+use crate::head::Pointer;
 use crate::layout::Id;
 use crate::manifest::{About, Ancestor, Manifest, tree_digest};
 use crate::progress::Progress;
@@ -109,7 +109,7 @@ impl Engine {
     }
 
     /// Replaces `HEAD`, where the store keeps its word about conditions; elsewhere the manifest alone counts.
-    pub(super) async fn make_newest(&mut self, newest: Newest) -> Result<Claimed, EngineError> {
+    pub(super) async fn make_newest(&mut self, newest: Pointer) -> Result<Claimed, EngineError> {
         if self.conditions().await? == Conditions::Ignored {
             self.descend_from(newest.clone())?;
             self.known = Some(Known { newest: Some(newest), head: None });
@@ -176,7 +176,7 @@ impl Engine {
         let newest = self.known.as_ref().and_then(|known| known.newest.clone());
         let (Some(base), Some(newest)) = (base, newest) else { return Vec::new() };
         let exists = |ancestor: &&Ancestor| {
-            self.existing.as_ref().is_none_or(|existing| existing.contains(&ancestor.newest.id))
+            self.existing.as_ref().is_none_or(|existing| existing.contains(&ancestor.pointer.id))
         };
         let older = base.about.ancestors.iter().filter(exists).cloned();
         std::iter::once(base.as_ancestor(newest)).chain(older).take(MAX_ANCESTORS).collect()
@@ -189,7 +189,7 @@ impl Engine {
         let before =
             Extent { files: base.about.files, bytes: base.about.bytes, projects: base.about.projects };
         let exists = |ancestor: &&Ancestor| {
-            self.existing.as_ref().is_none_or(|existing| existing.contains(&ancestor.newest.id))
+            self.existing.as_ref().is_none_or(|existing| existing.contains(&ancestor.pointer.id))
         };
         let largest = base.about.ancestors.iter().filter(exists).max_by_key(|one| (one.bytes, one.files));
         let mut pinned = Vec::new();
@@ -199,7 +199,7 @@ impl Engine {
         if let Some(largest) = largest {
             let was = Extent { files: largest.files, bytes: largest.bytes, projects: None };
             if (was.bytes, was.files) > (before.bytes, before.files) && has_shrunk(was, now) {
-                pinned.push((largest.newest.id.clone(), was.files));
+                pinned.push((largest.pointer.id.clone(), was.files));
             }
         }
         for (id, files_before) in pinned {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{EngineError, Selector};
 use crate::digest::Digest;
-use crate::head::{Head, HeadError, MAX_HEAD, Newest};
+use crate::head::{Head, HeadError, MAX_HEAD, Pointer};
 use crate::layout::{FORKS, HEAD, Id, MANIFESTS};
 use crate::manifest::{MAX_STORED, Manifest, ManifestError};
 use crate::seal::{self, Seal};
@@ -25,7 +25,7 @@ pub struct Reader {
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     /// The newest snapshot; `None`: there is none at all.
-    pub newest: Option<Newest>,
+    pub newest: Option<Pointer>,
     /// `HEAD` and what to expect when it is replaced; `None`: there is no `HEAD`.
     pub head: Option<(Head, Etag)>,
 }
@@ -66,10 +66,10 @@ impl Reader {
     }
 
     /// What names the manifest at a key; a damaged one is named too, and is found to be damaged by whoever reads it.
-    async fn newest_at(&self, key: String) -> Result<Newest, EngineError> {
+    async fn newest_at(&self, key: String) -> Result<Pointer, EngineError> {
         match (self.read(&key, None).await, Id::of_key(&key)) {
             (Err(EngineError::Damaged(_)), Some(id)) => {
-                Ok(Newest { id, manifest: key, manifest_sha256: Digest::of(b""), tree: Digest::of(b"") })
+                Ok(Pointer { id, manifest: key, manifest_sha256: Digest::of(b""), tree: Digest::of(b"") })
             }
             (read, _) => Ok(read?.1),
         }
@@ -94,7 +94,7 @@ impl Reader {
         &self,
         key: &str,
         expected: Option<&Digest>,
-    ) -> Result<(Manifest, Newest), EngineError> {
+    ) -> Result<(Manifest, Pointer), EngineError> {
         let missing = || EngineError::Damaged(format!("{key}: not there"));
         self.read_if_there(key, expected).await?.ok_or_else(missing)
     }
@@ -104,7 +104,7 @@ impl Reader {
         &self,
         key: &str,
         expected: Option<&Digest>,
-    ) -> Result<Option<(Manifest, Newest)>, EngineError> {
+    ) -> Result<Option<(Manifest, Pointer)>, EngineError> {
         let Some(object) = self.store.get(key, MAX_STORED).await? else { return Ok(None) };
         let stored = Digest::of(&object.bytes);
         if expected.is_some_and(|expected| *expected != stored) {
@@ -114,8 +114,8 @@ impl Reader {
         if Id::of_key(key).as_ref() != Some(&manifest.about.id) {
             return Err(EngineError::Damaged(format!("{key}: is the manifest of {}", manifest.about.id)));
         }
-        let newest = manifest.newest(key.to_owned(), stored);
-        Ok(Some((manifest, newest)))
+        let pointer = manifest.pointer(key.to_owned(), stored);
+        Ok(Some((manifest, pointer)))
     }
 
     async fn decode(&self, key: &str, bytes: Bytes) -> Result<Manifest, EngineError> {
@@ -146,7 +146,7 @@ impl Reader {
     }
 
     /// The same, with what names it.
-    pub(super) async fn find(&self, which: &Selector) -> Result<(Manifest, Newest), EngineError> {
+    pub(super) async fn find(&self, which: &Selector) -> Result<(Manifest, Pointer), EngineError> {
         let known = self.newest().await?;
         let wanted = |id: &Id| match which {
             Selector::Latest => false,
@@ -169,8 +169,8 @@ impl Reader {
             if *which == Selector::Latest || wanted(&newest.id) {
                 return Ok((manifest, newest));
             }
-            if let Some(ancestor) = manifest.about.ancestors.iter().find(|one| wanted(&one.newest.id)) {
-                return self.read(&ancestor.newest.manifest, Some(&ancestor.newest.manifest_sha256)).await;
+            if let Some(ancestor) = manifest.about.ancestors.iter().find(|one| wanted(&one.pointer.id)) {
+                return self.read(&ancestor.pointer.manifest, Some(&ancestor.pointer.manifest_sha256)).await;
             }
         }
         let mut keys = self.listed(MANIFESTS).await?;

@@ -10,11 +10,11 @@ use super::{
     journal,
 };
 use crate::digest::Digest;
-use crate::head::Newest;
+use crate::head::Pointer;
 use crate::layout::{Id, MANIFESTS};
 use crate::manifest::Manifest;
 use crate::progress::Progress;
-use crate::restore::{Plan, RestoreError, Restored, Target, restore};
+use crate::restore::{Restoration, RestoreError, Restored, Target, restore};
 
 impl Engine {
     /// Puts a snapshot back. An error means that nobody can tell whether there is one, or that it did not work; the home is as
@@ -102,7 +102,7 @@ impl Engine {
         let (settings, store) = (Arc::clone(&self.settings), self.store.clone());
         self.alive(async {
             let seal = settings.seal.as_ref();
-            let plan = Plan { manifest: &manifest, store: &store, seal, targets, progress };
+            let plan = Restoration { manifest: &manifest, store: &store, seal, targets, progress };
             let journal = journal(home(&settings));
             match restore(&plan, &journal).await {
                 // It may have happened on the way.
@@ -117,7 +117,7 @@ impl Engine {
     fn now_holds(
         &mut self,
         id: &Id,
-        newest: Newest,
+        newest: Pointer,
         passed_over: &[(Id, String)],
         left_alone: &[PathBuf],
     ) -> Result<(), EngineError> {
@@ -158,7 +158,7 @@ impl Engine {
     async fn candidates(
         &self,
         which: Option<&Selector>,
-        newest: &Newest,
+        newest: &Pointer,
     ) -> Result<Vec<(Id, String)>, EngineError> {
         if let Some(which) = which.filter(|which| **which != Selector::Latest) {
             let found = self.reader.find(which).await?.1;

@@ -50,7 +50,7 @@ fn manifest(entries: Vec<Entry>) -> Manifest {
     let (files, bytes, unsettled) = count(&entries);
     let id = Id::new(2, 1);
     let parent = Id::new(1, 1);
-    let newest = Newest {
+    let pointer = Pointer {
         manifest: parent.manifest(false),
         id: parent,
         manifest_sha256: Digest::of(b"m"),
@@ -69,7 +69,7 @@ fn manifest(entries: Vec<Entry>) -> Manifest {
         unsettled,
         projects: Some(3),
         objects: objects.map(|key| StoredObject { key, size: 7 }).into(),
-        ancestors: vec![Ancestor { newest, created: Timestamp::UNIX_EPOCH, files: 1, bytes: 2 }],
+        ancestors: vec![Ancestor { pointer, created: Timestamp::UNIX_EPOCH, files: 1, bytes: 2 }],
     };
     Manifest { about, entries }
 }

@@ -43,7 +43,7 @@ pub struct Target {
 }
 
 /// What is to be put back.
-pub struct Plan<'a> {
+pub struct Restoration<'a> {
     /// The snapshot.
     pub manifest: &'a Arc<Manifest>,
     /// Where its bytes are.
@@ -120,7 +120,7 @@ pub(crate) fn of_system(cause: &io::Error) -> Exit {
 
 /// Stages, checks and swaps. `journal` is a file beside the home that says, after a crash, what was under way; a call that
 /// is given up half way is such a crash.
-pub async fn restore(plan: &Plan<'_>, journal: &Path) -> Result<Restored, RestoreError> {
+pub async fn restore(plan: &Restoration<'_>, journal: &Path) -> Result<Restored, RestoreError> {
     let before = journal.to_owned();
     blocking(move || resume(&before)).await?;
     match attempt(plan, journal, false).await {
@@ -153,7 +153,7 @@ impl From<RestoreError> for Failed {
     }
 }
 
-async fn attempt(plan: &Plan<'_>, journal: &Path, inside: bool) -> Result<Restored, Failed> {
+async fn attempt(plan: &Restoration<'_>, journal: &Path, inside: bool) -> Result<Restored, Failed> {
     let (manifest, targets, path) = (plan.manifest.clone(), plan.targets.to_vec(), journal.to_owned());
     let stage = blocking(move || Stage::prepare(&manifest, &targets, &path, inside)).await?;
     let stage = Arc::new(stage);
@@ -175,7 +175,7 @@ async fn attempt(plan: &Plan<'_>, journal: &Path, inside: bool) -> Result<Restor
 }
 
 /// Fetches, checks and writes every file that has a place; how many, and their bytes.
-async fn fill(plan: &Plan<'_>, stage: &Arc<Stage>) -> Result<(u64, u64), RestoreError> {
+async fn fill(plan: &Restoration<'_>, stage: &Arc<Stage>) -> Result<(u64, u64), RestoreError> {
     let manifest = plan.manifest;
     let (mut files, mut bytes) = (0, 0);
     for entry in &manifest.entries {
