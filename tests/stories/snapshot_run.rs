@@ -363,6 +363,30 @@ async fn who_asks_while_a_snapshot_runs_gets_the_next_one() {
 }
 
 #[tokio::test]
+async fn nobody_who_asks_for_a_snapshot_waits_for_the_prune_after_it() {
+    let objects = Objects::start().await;
+    let mut snapshotd = bucket(&objects);
+    let file = snapshotd.path().join("settings.toml");
+    let settings = fs::read_to_string(&file).unwrap();
+    fs::write(&file, settings + "[keep]\nlast = 2\ndaily = 0\nweekly = 0\n").unwrap();
+    snapshotd.start(&["--interval", "off"]).await;
+    let is_first = |asked: &Asked| asked.method == "DELETE" && asked.key.contains("/manifests/0000000001-");
+    objects.plan([Fault::when(is_first, What::Late).times(1)]);
+    for number in 1..=3 {
+        snapshotd.write("serena_config.yml", number.to_string());
+        let answer = snapshotd.control("POST", "/snapshot").await.1;
+        assert_eq!(answer["outcome"], "published", "{answer}");
+    }
+    objects.until(|all| all.iter().any(is_first)).await;
+    assert_eq!(snapshotd.status().await["working"]["what"], "prune");
+    objects.release();
+    // Whoever asks now comes after it.
+    assert_eq!(snapshotd.control("POST", "/snapshot").await.1["outcome"], "unchanged");
+    assert_eq!(snapshotd.control("GET", "/snapshots").await.1.as_array().unwrap().len(), 2);
+    assert!(snapshotd.stop().await.success());
+}
+
+#[tokio::test]
 async fn no_snapshot_for_three_intervals_is_said_loudly_and_makes_it_unready() {
     let objects = Objects::start().await;
     let mut snapshotd = bucket(&objects);

@@ -14,6 +14,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until};
 
+use super::after::After;
 use super::jobs::{Answer, Asked, Job};
 use super::metrics::Metrics;
 use super::schedule::Schedule;
@@ -27,8 +28,6 @@ use crate::settings::Takeover;
 
 /// Pause before the store is asked again, while snapshots are taken only when asked.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
-/// A snapshot that took so long had memory that is not needed until the next one.
-const MUCH: Duration = Duration::from_millis(20);
 
 /// Owns the engine.
 pub struct Actor {
@@ -46,6 +45,7 @@ pub struct Actor {
     /// When to try that again, without an interval.
     ask_again: Option<Instant>,
     renew: Option<Instant>,
+    pub(super) after: After,
     cancelled: Arc<AtomicBool>,
     /// When everything must be over, once the drain has begun.
     stop_at: Option<Instant>,
@@ -79,6 +79,7 @@ impl Actor {
             is_settled: false,
             ask_again: None,
             renew: None,
+            after: After::Nothing,
             cancelled: Arc::new(AtomicBool::new(false)),
             stop_at: None,
         }
@@ -112,6 +113,8 @@ impl Actor {
             let is_joined = matches!(asked.job, Job::Snapshot);
             let _gone = asked.answer.send(if is_joined { last.clone() } else { Err(stopping()) });
         }
+        // What it does not get to is done after the next snapshot; this one is there.
+        let _in_time = self.tidy().await;
         if self.plan.settings.takeover == Takeover::Wait
             && let Ok(Err(error)) = self.bounded(async |engine| engine.release().await).await
         {
@@ -135,6 +138,7 @@ impl Actor {
             self.renew = Some(Instant::now() + RENEW);
         }
         loop {
+            self.tidy().await?;
             let due = self.schedule.due().or(self.ask_again);
             self.state.known().next = due;
             tokio::select! {
@@ -240,17 +244,16 @@ impl Actor {
         let _working = self.working("snapshot", &progress);
         let began = Instant::now();
         let cancelled = Arc::clone(&self.cancelled);
-        let done = self.bounded(async |engine| engine.snapshot(reason, &progress, &cancelled).await).await?;
+        let done =
+            self.bounded(async |engine| engine.snapshot_alone(reason, &progress, &cancelled).await).await?;
         let took = began.elapsed();
+        self.after = self.after.max(After::snapshot(&done, took));
         match done {
             Ok(outcome) => {
                 match &outcome {
                     Outcome::Forked(_, standing) => self.stands(Some(*standing)),
                     Outcome::Published(_) => self.stands(Some(Standing::Current)),
                     Outcome::Unchanged(_) => {}
-                }
-                if took >= MUCH {
-                    heap::give_back();
                 }
                 self.metrics.snapshot(&outcome, took);
                 let mut value = report::outcome(&outcome);

@@ -4,6 +4,7 @@
 //! and `state` is what everybody may see. [`run`] puts them together.
 
 mod actor;
+mod after;
 mod jobs;
 mod metrics;
 mod ops;

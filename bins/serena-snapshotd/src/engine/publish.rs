@@ -27,6 +27,20 @@ impl Engine {
         progress: &Arc<Progress>,
         cancelled: &Arc<AtomicBool>,
     ) -> Result<Outcome, EngineError> {
+        let outcome = self.snapshot_alone(reason, progress, cancelled).await?;
+        if matches!(outcome, Outcome::Published(_)) {
+            self.tidy().await;
+        }
+        Ok(outcome)
+    }
+
+    /// The same without the prune, for which nobody who has asked for a snapshot need wait; [`Engine::tidy`] makes up for it.
+    pub async fn snapshot_alone(
+        &mut self,
+        reason: &str,
+        progress: &Arc<Progress>,
+        cancelled: &Arc<AtomicBool>,
+    ) -> Result<Outcome, EngineError> {
         let work = Work {
             reason: reason.to_owned(),
             progress: Arc::clone(progress),
@@ -88,7 +102,6 @@ impl Engine {
             }
             self.base = Some(manifest);
             self.seen = Some((id, seen));
-            self.tidy().await;
             return Ok(Outcome::Published(summary));
         }
         Err(EngineError::Refused("HEAD kept changing; the next snapshot tries again".to_owned()))
@@ -224,9 +237,9 @@ impl Engine {
         self.marker.write()
     }
 
-    /// After a snapshot: deletes what failed attempts have left, and what need not be kept. It only saves room, so a failure
-    /// is for the log.
-    pub(super) async fn tidy(&mut self) {
+    /// After a snapshot was published: deletes what failed attempts have left, and what need not be kept. It only saves room,
+    /// so a failure is for the log.
+    pub async fn tidy(&mut self) {
         self.delete_leftovers().await;
         if !self.something_may_go() {
             return;
