@@ -81,14 +81,16 @@ impl ConfigProblem {
         ConfigProblem::Key { file: None, key: key.into(), what: what.to_string() }
     }
 
-    /// The same, said of a file where there is one.
+    /// The same, said of a file where there is one. A flag (`--home`) and a variable (`SERENA_HOME`) do not stand in it.
     #[must_use]
     pub fn within(self, path: Option<&Path>) -> Self {
         match self {
-            ConfigProblem::File(error) => ConfigProblem::File(error),
-            ConfigProblem::Key { key, what, .. } => {
+            ConfigProblem::Key { key, what, .. }
+                if !key.starts_with("--") && key.contains(|char: char| char.is_ascii_lowercase()) =>
+            {
                 ConfigProblem::Key { file: path.map(Path::to_owned), key, what }
             }
+            other => other,
         }
     }
 }
@@ -187,6 +189,14 @@ mod tests {
             let error = error(text);
             assert!(error.starts_with("x.toml:2: ") && !error.contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_is_named_for_what_stands_in_it_and_for_nothing_else() {
+        let said = |key: &str| ConfigProblem::key(key, "wrong").within(Some(Path::new("x.toml"))).to_string();
+        assert_eq!(said("s3.region"), "x.toml: s3.region: wrong");
+        assert_eq!(said("--region"), "--region: wrong");
+        assert_eq!(said("AWS_REGION"), "AWS_REGION: wrong");
     }
 
     #[test]

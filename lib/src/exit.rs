@@ -26,7 +26,7 @@ impl From<Exit> for ExitCode {
 }
 
 /// Why a command did not do what it should: one line for a person, and what to tell a supervisor.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     /// The line.
     pub line: String,

@@ -2,6 +2,7 @@
 
 mod lock;
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -23,7 +24,7 @@ pub fn write_atomic_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()>
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the path of a file"));
     };
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-    let mut temporary_name = std::ffi::OsString::from(".");
+    let mut temporary_name = OsString::from(".");
     temporary_name.push(name);
     // Random, so that two writers never share one; the one that renames last wins.
     temporary_name.push(format!(".{}.tmp", &random_id()[..8]));
@@ -78,30 +79,38 @@ pub fn snapshots_lock(home: &Path) -> PathBuf {
 pub fn state_dir(flag: Option<&Path>, daemon: &str) -> io::Result<PathBuf> {
     let directory = match flag {
         Some(directory) => directory.to_owned(),
-        None => first_of_list("STATE_DIRECTORY")
-            .or_else(|| absolute("XDG_STATE_HOME").map(|home| home.join(daemon)))
-            .or_else(|| absolute("HOME").map(|home| home.join(".local/state").join(daemon)))
-            .ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::NotFound,
-                    "no state directory: set --state-dir, STATE_DIRECTORY or HOME",
-                )
-            })?,
+        None => usual_state_dir(|name| std::env::var_os(name), daemon).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "no state directory: set --state-dir, STATE_DIRECTORY or HOME",
+            )
+        })?,
     };
     make_private(&directory)?;
     Ok(directory)
 }
 
+/// The same without a flag, and without making it: where an environment has it, if that says anything.
+pub fn usual_state_dir(variable: impl Fn(&str) -> Option<OsString>, daemon: &str) -> Option<PathBuf> {
+    let below = |name, rest: &str| Some(absolute(variable(name))?.join(rest).join(daemon));
+    first_of_list(variable("STATE_DIRECTORY"))
+        .or_else(|| below("XDG_STATE_HOME", ""))
+        .or_else(|| below("HOME", ".local/state"))
+}
+
 /// The directory for sockets: `$RUNTIME_DIRECTORY`, else `$XDG_RUNTIME_DIR/<daemon>`, else `<daemon>-<uid>` in
 /// `$TMPDIR` or `/tmp`; made owner-only where it is missing, refused where it is somebody else's.
 pub fn runtime_dir(daemon: &str) -> io::Result<PathBuf> {
-    if let Some(directory) = first_of_list("RUNTIME_DIRECTORY") {
+    let variable = |name| std::env::var_os(name);
+    if let Some(directory) = first_of_list(variable("RUNTIME_DIRECTORY")) {
         make_private(&directory)?;
         return Ok(directory);
     }
-    let directory = match absolute("XDG_RUNTIME_DIR") {
+    let directory = match absolute(variable("XDG_RUNTIME_DIR")) {
         Some(home) => home.join(daemon),
-        None => absolute("TMPDIR").unwrap_or_else(|| "/tmp".into()).join(format!("{daemon}-{}", getuid())),
+        None => absolute(variable("TMPDIR"))
+            .unwrap_or_else(|| "/tmp".into())
+            .join(format!("{daemon}-{}", getuid())),
     };
     make_private(&directory)?;
     refuse_foreign(&directory)?;
@@ -135,14 +144,13 @@ fn make_private(directory: &Path) -> io::Result<()> {
 }
 
 /// systemd joins several directories with colons; ours is the first.
-fn first_of_list(variable: &str) -> Option<PathBuf> {
-    let value = std::env::var_os(variable)?;
-    std::env::split_paths(&value).next().filter(|path| path.is_absolute())
+fn first_of_list(value: Option<OsString>) -> Option<PathBuf> {
+    std::env::split_paths(&value?).next().filter(|path| path.is_absolute())
 }
 
 /// The XDG specification: relative paths are to be ignored.
-fn absolute(variable: &str) -> Option<PathBuf> {
-    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+fn absolute(value: Option<OsString>) -> Option<PathBuf> {
+    value.map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 #[cfg(test)]
@@ -203,6 +211,23 @@ mod tests {
         let path = directory.path().join("a/b");
         assert_eq!(state_dir(Some(&path), "mcp-test").unwrap(), path);
         assert_eq!(mode(&path), 0o700);
+    }
+
+    #[test]
+    fn the_usual_state_directory_is_the_first_absolute_one() {
+        for (state, xdg, home, expected) in [
+            ("/var/lib/a:/var/lib/b", "/x", "/home/me", Some("/var/lib/a")),
+            ("", "/x", "/home/me", Some("/x/mcp-test")),
+            ("relative", "relative", "/home/me", Some("/home/me/.local/state/mcp-test")),
+            ("", "", "", None),
+        ] {
+            let variable = |name: &str| match name {
+                "STATE_DIRECTORY" => Some(state.into()),
+                "XDG_STATE_HOME" => Some(xdg.into()),
+                _ => Some(home.into()),
+            };
+            assert_eq!(usual_state_dir(variable, "mcp-test"), expected.map(PathBuf::from));
+        }
     }
 
     #[test]

@@ -166,6 +166,8 @@ async fn a_stale_home_goes_to_forks_until_somebody_chooses() {
         line.contains("does not descend") && line.contains("adopt --local") && code == 69,
         "{line} {code}"
     );
+    // Nothing has changed since, and it is no more published than before.
+    assert_eq!(snapshotd.fail(&["snapshot"]).await, (line, code));
     let list = snapshotd.json(&["list"]).await;
     let places: Vec<_> = list.as_array().unwrap().iter().map(|row| row["place"].as_str().unwrap()).collect();
     assert_eq!(places, ["newest", "ancestor", "fork"]);
@@ -263,12 +265,78 @@ async fn a_home_that_a_daemon_owns_has_one_owner() {
     snapshotd.start(&["--interval", "off"]).await;
     // Somebody who does not find the daemon cannot get in its way.
     let store = format!("file://{}", snapshotd.store().display());
-    let nowhere = snapshotd.path().join("nowhere.sock");
-    let args =
-        ["snapshot", "--partition", "laptop", "--store", &store, "--control", nowhere.to_str().unwrap()];
-    let (line, code) = fails_with(&snapshotd, &args).await;
-    assert!(line.contains("home.snapshotd.lock: in use by process") && code == 75, "{line} {code}");
+    let elsewhere = snapshotd.path().join("elsewhere");
+    let args = ["snapshot", "--partition", "laptop", "--store", &store];
+    let output = snapshotd.bare().args(args).env("XDG_RUNTIME_DIR", elsewhere).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("home.snapshotd.lock: in use by process"), "{said}");
+    assert_eq!(output.status.code(), Some(75));
     assert!(snapshotd.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_socket_that_is_named_must_have_its_daemon() {
+    let mut snapshotd = used();
+    snapshotd.succeed(&["snapshot"]).await;
+    snapshotd.write("memories/new.md", "x");
+    let nowhere = snapshotd.path().join("nowhere.sock");
+    for args in
+        [&["snapshot"][..], &["restore", "--replace"], &["list"], &["prune"], &["pin", "1"], &["status"]]
+    {
+        let args = [args, &["--control", nowhere.to_str().unwrap()]].concat();
+        let (line, code) = snapshotd.fail(&args).await;
+        let expected = format!("no serena-snapshotd is running ({}: no such socket)", nowhere.display());
+        assert_eq!((line, code), (expected, 69), "{args:?}");
+    }
+    assert_eq!(ids(&snapshotd.json(&["list"]).await), [1], "nobody has worked alone");
+    // Nor is one asked for what it does not serve, or gone round.
+    snapshotd.start(&["--interval", "off"]).await;
+    let control = snapshotd.control_socket();
+    let args = ["list", "--partition", "other", "--control", control.to_str().unwrap()];
+    let (line, code) = fails_with(&snapshotd, &args).await;
+    assert!(line.ends_with("serves something else: its partition is laptop, not other"), "{line}");
+    assert_eq!(code, 69);
+    assert!(snapshotd.stop().await.success());
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_listed_and_verified_as_that() {
+    let snapshotd = used();
+    snapshotd.succeed(&["snapshot"]).await;
+    snapshotd.write("memories/new.md", "x");
+    let made = snapshotd.json(&["snapshot"]).await;
+    let id = made["id"].as_str().unwrap();
+    fs::write(snapshotd.partition().join(format!("manifests/{id}.json.zst")), "nonsense").unwrap();
+    let list = snapshotd.json(&["list"]).await;
+    assert_eq!((ids(&list), &list[0]["files"]), (vec![2, 1], &Value::Null), "{list}");
+    assert!(list[0]["problem"].as_str().unwrap().contains(id), "{list}");
+    assert!(snapshotd.succeed(&["list"]).await.contains("newest, cannot be read"));
+    for args in [&["verify"][..], &["verify", "--read-data"]] {
+        let output = snapshotd.command(args).await;
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains(&format!("FAIL  {id}")) && said.contains("ok    0000000001-"), "{said}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("1 of 2 snapshots are damaged or cannot be read"), "{said}");
+        assert_eq!(output.status.code(), Some(69), "{args:?}");
+    }
+    // The older one is put back, and both are named.
+    snapshotd.lose_home();
+    let text = snapshotd.succeed(&["restore"]).await;
+    assert!(text.starts_with("restored 0000000001-"), "{text}");
+    assert!(text.contains(&format!("damaged, passed over: {id}: ")), "{text}");
+}
+
+#[tokio::test]
+async fn a_root_that_is_left_alone_is_named() {
+    let snapshotd = used();
+    let web = snapshotd.path().join("web");
+    fs::create_dir(&web).unwrap();
+    fs::write(web.join("project.yml"), "a").unwrap();
+    let root = format!("web={}", web.display());
+    snapshotd.succeed(&["snapshot", "--root", &root]).await;
+    snapshotd.lose_home();
+    let text = snapshotd.succeed(&["restore", "--root", &root]).await;
+    assert!(text.contains(&format!("{} is not empty and was left alone", web.display())), "{text}");
 }
 
 #[tokio::test]
@@ -279,6 +347,44 @@ async fn snapshots_that_are_off_are_said_and_no_failure() {
     assert!(snapshotd.succeed(&["snapshot"]).await.contains("SERENA_R2_STATE_ENABLED is off"));
     let (line, code) = snapshotd.fail(&["list"]).await;
     assert_eq!((line.as_str(), code), ("snapshots are off: SERENA_R2_STATE_ENABLED is off", 78));
+}
+
+/// A home with the wrapper's settings, and half a key.
+fn of_wrapper() -> Snapshotd {
+    let snapshotd = Snapshotd::new(BINARY)
+        .with_flags(&[])
+        .with_env("SERENA_R2_STATE_ENABLED", "1")
+        .with_env("R2_BUCKET_NAME", "serena-state")
+        .with_env("R2_ACCOUNT_ID", "0123456789abcdef0123456789abcdef")
+        .with_env("CLOUDFLARE_DURABLE_OBJECT_ID", "do-7")
+        .with_env("AWS_ACCESS_KEY_ID", "id");
+    snapshotd.write("serena_config.yml", "x");
+    snapshotd
+}
+
+#[tokio::test]
+async fn the_wrapper_without_a_key_starts_without_snapshots_unless_it_is_strict() {
+    let why = "SERENA_R2_STATE_ENABLED is on, but AWS_SECRET_ACCESS_KEY is not set";
+    let mut lax = of_wrapper();
+    for command in ["restore", "snapshot"] {
+        let said = lax.succeed(&[command]).await;
+        assert!(said.contains("snapshots are off") && said.contains(why), "{said}");
+    }
+    lax.start(&[]).await;
+    assert!(lax.until_logged("snapshots are off").await.contains(why));
+    assert_eq!(lax.status().await["enabled"], false);
+    assert!(lax.stop().await.success());
+    let strict = of_wrapper().with_env("SERENA_R2_STATE_STRICT", "1");
+    for command in ["restore", "snapshot", "run"] {
+        let (line, code) = strict.fail(&[command]).await;
+        assert!(
+            line.starts_with("AWS_SECRET_ACCESS_KEY: is not set") && code == 78,
+            "{command}: {line} {code}"
+        );
+    }
+    // Somebody who looks needs the key in any case.
+    let (line, code) = of_wrapper().fail(&["list"]).await;
+    assert!(line.starts_with("AWS_SECRET_ACCESS_KEY: is not set") && code == 78, "{line} {code}");
 }
 
 #[tokio::test]

@@ -121,8 +121,61 @@ async fn commands_ask_the_daemon_that_serves_this_home_and_no_other() {
     assert_eq!(output.status.code(), Some(69));
     let (status, answer) = snapshotd.control("POST", "/pin?which=99").await;
     assert_eq!((status, &answer["exit"]), (409, &json!(69)), "{answer}");
-    assert_eq!(snapshotd.control("POST", "/restore?which=x").await.0, 400);
     assert!(snapshotd.stop().await.success());
+}
+
+#[tokio::test]
+async fn what_is_mistyped_in_a_request_is_named_and_nothing_is_done() {
+    let mut snapshotd = used();
+    snapshotd.start(&["--interval", "off"]).await;
+    assert_eq!(snapshotd.control("POST", "/snapshot").await.0, 200);
+    snapshotd.write("serena_config.yml", "precious");
+    for (path, named) in [
+        ("/restore?wich=1&replace=true", "`wich` means nothing"),
+        ("/restore?replace=yes", "replace: `yes`"),
+        ("/restore?which=x&replace=true", "which: `x`"),
+        ("/prune?dryrun=true", "`dryrun` means nothing"),
+        ("/adopt?side=remoet", "side: `remoet`"),
+        ("/snapshot?nwo", "`nwo` means nothing"),
+    ] {
+        let (status, answer) = snapshotd.control("POST", path).await;
+        assert_eq!((status, &answer["exit"]), (400, &json!(64)), "{path}: {answer}");
+        assert!(answer["error"].as_str().unwrap().starts_with(named), "{path}: {answer}");
+    }
+    assert_eq!(snapshotd.read("serena_config.yml").as_deref(), Some("precious"));
+    assert!(snapshotd.stop().await.success());
+}
+
+fn epoch(snapshotd: &Snapshotd) -> Value {
+    let head = fs::read(snapshotd.partition().join("HEAD")).unwrap();
+    serde_json::from_slice::<Value>(&head).unwrap()["epoch"].clone()
+}
+
+#[tokio::test]
+async fn a_stranger_that_gets_the_newest_snapshot_becomes_the_writer_and_a_fenced_one_does_not() {
+    let other = used();
+    other.succeed(&["snapshot"]).await;
+    let store = format!("file://{}", other.store().display());
+    let mut stranger = Snapshotd::new(BINARY).with_flags(&["--partition", "laptop", "--store", &store]);
+    stranger.write("memories/own.md", "its own");
+    stranger.start(&["--interval", "off"]).await;
+    assert_eq!((&stranger.status().await["standing"], epoch(&other)), (&json!("diverged"), json!(1)));
+    let (status, restored) = stranger.control("POST", "/restore?replace=true").await;
+    assert_eq!((status, &restored["outcome"]), (200, &json!("restored")), "{restored}");
+    // It has claimed, as it would have at its start.
+    assert_eq!((&stranger.status().await["standing"], epoch(&other)), (&json!("current"), json!(2)));
+    let mut newer = Snapshotd::new(BINARY).with_flags(&["--partition", "laptop", "--store", &store]);
+    newer.start(&["--interval", "off"]).await;
+    stranger.write("memories/late.md", "late");
+    assert_eq!(stranger.control("POST", "/snapshot").await.1["outcome"], "forked");
+    assert_eq!(stranger.control("POST", "/restore?replace=true").await.0, 200);
+    // Somebody else is the writer, whatever is in this home.
+    assert_eq!((&stranger.status().await["standing"], epoch(&other)), (&json!("fenced"), json!(3)));
+    assert_eq!(stranger.control("GET", "/ready").await.0, 503);
+    newer.write("memories/new.md", "1");
+    assert_eq!(newer.control("POST", "/snapshot").await.1["outcome"], "published");
+    stranger.stop().await;
+    assert!(newer.stop().await.success());
 }
 
 #[tokio::test]
@@ -230,6 +283,30 @@ async fn while_nobody_can_tell_strict_does_not_start_and_lax_publishes_nothing()
 }
 
 #[tokio::test]
+async fn the_last_snapshot_finds_out_first_what_nobody_could_tell() {
+    let objects = Objects::start().await;
+    let mut snapshotd = bucket(&objects);
+    snapshotd.write("serena_config.yml", "precious\n");
+    snapshotd.succeed(&["snapshot"]).await;
+    // The home is lost, but not what is beside it.
+    fs::remove_dir_all(snapshotd.home()).unwrap();
+    objects.plan([Fault::always(What::Error(503, "SlowDown"))]);
+    snapshotd.start(&["--interval", "off"]).await;
+    assert_eq!(snapshotd.status().await["standing"], "unknown");
+    objects.heal();
+    assert!(snapshotd.stop().await.success());
+    let list = snapshotd.json(&["list"]).await;
+    assert_eq!(list.as_array().unwrap().len(), 1, "an empty home was published: {list}");
+    assert_eq!(snapshotd.read("serena_config.yml").as_deref(), Some("precious\n"));
+    // Where it still cannot be told, there is no last snapshot, and that is said.
+    fs::remove_dir_all(snapshotd.home()).unwrap();
+    objects.plan([Fault::always(What::Error(503, "SlowDown"))]);
+    snapshotd.start(&["--interval", "off"]).await;
+    snapshotd.write("serena_config.yml", "half a home\n");
+    assert_eq!(snapshotd.stop().await.code(), Some(75));
+}
+
+#[tokio::test]
 async fn what_the_writer_before_publishes_while_we_restore_is_restored_too() {
     let objects = Objects::start().await;
     let older = bucket(&objects);
@@ -282,6 +359,30 @@ async fn who_asks_while_a_snapshot_runs_gets_the_next_one() {
     let ((_, first), ((_, second), ready)) = tokio::join!(first, later);
     assert_eq!((&first["files"], &second["files"]), (&json!(1), &json!(2)), "{first} {second}");
     assert_eq!(ready.0, 200);
+    assert!(snapshotd.stop().await.success());
+}
+
+#[tokio::test]
+async fn nobody_who_asks_for_a_snapshot_waits_for_the_prune_after_it() {
+    let objects = Objects::start().await;
+    let mut snapshotd = bucket(&objects);
+    let file = snapshotd.path().join("settings.toml");
+    let settings = fs::read_to_string(&file).unwrap();
+    fs::write(&file, settings + "[keep]\nlast = 2\ndaily = 0\nweekly = 0\n").unwrap();
+    snapshotd.start(&["--interval", "off"]).await;
+    let is_first = |asked: &Asked| asked.method == "DELETE" && asked.key.contains("/manifests/0000000001-");
+    objects.plan([Fault::when(is_first, What::Late).times(1)]);
+    for number in 1..=3 {
+        snapshotd.write("serena_config.yml", number.to_string());
+        let answer = snapshotd.control("POST", "/snapshot").await.1;
+        assert_eq!(answer["outcome"], "published", "{answer}");
+    }
+    objects.until(|all| all.iter().any(is_first)).await;
+    assert_eq!(snapshotd.status().await["working"]["what"], "prune");
+    objects.release();
+    // Whoever asks now comes after it.
+    assert_eq!(snapshotd.control("POST", "/snapshot").await.1["outcome"], "unchanged");
+    assert_eq!(snapshotd.control("GET", "/snapshots").await.1.as_array().unwrap().len(), 2);
     assert!(snapshotd.stop().await.success());
 }
 

@@ -4,11 +4,9 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
-};
+use rcgen::date_time_ymd;
 use serde_json::{Value, json};
-use support::{Client, Face, Flavour, RpcFailure, Server, Sessiond, TlsFront};
+use support::{Authority, Client, Face, Flavour, RpcFailure, Server, Sessiond, TlsFront};
 use tempfile::TempDir;
 use tokio::{task::JoinSet, time::Instant};
 
@@ -20,37 +18,6 @@ const PARKED: Duration = Duration::from_secs(2);
 const CONNECT: Duration = Duration::from_secs(5);
 /// Far more than both, far less than a client's patience: what takes so long hangs.
 const SOON: Duration = Duration::from_secs(20);
-
-/// Signs certificates, as long as the test lives.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new(name: &str) -> Authority {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let pem = params.self_signed(&key).unwrap().pem();
-        Authority { issuer: Issuer::new(params, key), pem }
-    }
-
-    /// A server with a certificate for `host`, good in every way.
-    fn face(&self, host: &str) -> Face {
-        self.face_with(host, |_| {})
-    }
-
-    fn face_with(&self, host: &str, alter: impl FnOnce(&mut CertificateParams)) -> Face {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new([host.to_owned()]).unwrap();
-        alter(&mut params);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Face::tls(certificate.der(), key.serialized_der())
-    }
-}
 
 /// A server behind TLS, the authority that `mcp-sessiond` trusts, and it alone.
 struct Place {

@@ -112,7 +112,7 @@ macro_rules! command {
             /// where the default store is, and what waits for its upload
             #[argh(option, arg_name = "dir")]
             pub state_dir: Option<PathBuf>,
-            /// control socket of the daemon (default: that of this user's daemon)
+            /// control socket of the daemon (default: that of this user's daemon; a command works alone where none is there)
             #[argh(option, arg_name = "socket")]
             pub control: Option<PathBuf>,
         }

@@ -8,7 +8,7 @@ use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::files;
 use mcp_daemon::terminal::Progress;
 use serde_json::Value;
-use snapshotd::config::{Asked, DAEMON, Flags};
+use snapshotd::config::{DAEMON, Flags, Named};
 use tokio::time::{Duration, interval};
 
 use crate::render::show_progress;
@@ -23,15 +23,20 @@ pub struct Daemon {
     pub status: Value,
 }
 
-/// Looks for the daemon that serves the partition, home and store that were named; one that serves others is not used.
-pub async fn find(flags: &Flags, asked: &Asked) -> Result<Option<Daemon>, Failure> {
-    for socket in places(flags, asked)? {
-        let Some(status) = status(&socket).await? else { continue };
+/// Looks for the daemon that serves the partition, home and store that were named; one that serves others is not used. A
+/// socket that was named on purpose must have one.
+pub async fn find(flags: &Flags, named: &Named) -> Result<Option<Daemon>, Failure> {
+    for socket in places(flags, named)? {
+        let status = match status(&socket).await {
+            Ok(status) => status,
+            Err(AskError::NotRunning { .. }) if flags.control.is_none() => continue,
+            Err(error) => return Err(Failure::unavailable(&error)),
+        };
         let differs = ["partition", "home", "store"].into_iter().find_map(|key| {
             let wanted = match key {
-                "partition" => asked.partition.as_ref()?.to_string(),
-                "home" => asked.home.as_ref()?.display().to_string(),
-                _ => asked.store.as_ref()?.to_string(),
+                "partition" => named.partition.as_ref()?.to_string(),
+                "home" => named.home.as_ref()?.display().to_string(),
+                _ => named.store.as_ref()?.to_string(),
             };
             let serves = status[key].as_str().unwrap_or("none");
             (serves != wanted).then(|| format!("its {key} is {serves}, not {wanted}"))
@@ -40,6 +45,10 @@ pub async fn find(flags: &Flags, asked: &Asked) -> Result<Option<Daemon>, Failur
             None if status["enabled"] == true => return Ok(Some(Daemon { socket, status })),
             // It does nothing, so it is in nobody's way.
             None => {}
+            Some(why) if flags.control.is_some() => {
+                let line = format!("the daemon at {} serves something else: {why}", socket.display());
+                return Err(Failure { line, exit: Exit::Unavailable });
+            }
             Some(why) => {
                 eprintln!("{DAEMON}: the daemon at {} is not asked: {why}", socket.display());
             }
@@ -49,37 +58,39 @@ pub async fn find(flags: &Flags, asked: &Asked) -> Result<Option<Daemon>, Failur
 }
 
 /// Where it may listen: at the place that was said, or at the usual ones.
-fn places(flags: &Flags, asked: &Asked) -> Result<Vec<PathBuf>, Failure> {
+fn places(flags: &Flags, named: &Named) -> Result<Vec<PathBuf>, Failure> {
     if let Some(control) = &flags.control {
         return Ok(vec![control.clone()]);
     }
     let usual = control::socket(None, DAEMON)?;
-    let named = asked.partition.as_ref();
-    let named =
-        named.map(|name| usual.with_file_name(format!("control-{}.sock", files::name_of(name.as_str()))));
+    let of_partition = named.partition.as_ref();
+    let of_partition = of_partition
+        .map(|name| usual.with_file_name(format!("control-{}.sock", files::name_of(name.as_str()))));
     // One under the partition's own name is surely the one; the usual one may be another's.
-    Ok(named.filter(|path| path.exists()).into_iter().chain([usual]).collect())
+    Ok(of_partition.filter(|path| path.exists()).into_iter().chain([usual]).collect())
 }
 
-async fn status(socket: &Path) -> Result<Option<Value>, Failure> {
-    match control::ask(socket, "GET", "/status").await {
-        Ok((_, body)) => Ok(serde_json::from_slice(&body).ok()),
-        Err(AskError::NotRunning { .. }) => Ok(None),
-        Err(error) => Err(Failure::unavailable(&error)),
-    }
+async fn status(socket: &Path) -> Result<Value, AskError> {
+    let (_, body) = control::ask(socket, "GET", "/status").await?;
+    serde_json::from_slice(&body).map_err(|error| AskError::NoAnswer {
+        socket: socket.display().to_string(),
+        cause: format!("its status is not JSON ({error})"),
+    })
 }
 
 /// What a daemon says of itself, whichever it is; a failure if there is none.
-pub async fn any_status(flags: &Flags, asked: &Asked) -> Result<Value, Failure> {
-    if let Some(daemon) = find(flags, asked).await? {
+pub async fn any_status(flags: &Flags, named: &Named) -> Result<Value, Failure> {
+    if let Some(daemon) = find(flags, named).await? {
         return Ok(daemon.status);
     }
-    for socket in places(flags, asked)? {
-        if let Some(status) = status(&socket).await?.filter(|status| status["enabled"] == false) {
+    for socket in places(flags, named)? {
+        if let Ok(status) = status(&socket).await
+            && status["enabled"] == false
+        {
             return Ok(status);
         }
     }
-    let usual = places(flags, asked)?.pop().unwrap_or_default();
+    let usual = places(flags, named)?.pop().unwrap_or_default();
     Err(Failure {
         line: format!(
             "no {DAEMON} is running for this ({}); `{DAEMON} list` shows what is stored, `{DAEMON} run` starts one",
@@ -100,7 +111,7 @@ impl Daemon {
                 biased;
                 answered = &mut answer => break answered,
                 _ = looks.tick(), if progress.is_shown() => {
-                    if let Ok(Some(status)) = status(&self.socket).await {
+                    if let Ok(status) = status(&self.socket).await {
                         show_progress(&mut progress, &status["working"]["progress"]);
                     }
                 }

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use mcp_daemon::exit::Exit;
 use tokio::sync::mpsc;
 
 use crate::digest::Hasher;
@@ -42,6 +43,17 @@ pub enum CatError {
     /// It could not be written.
     #[error("cannot write: {0}")]
     Write(#[source] io::Error),
+}
+
+impl CatError {
+    /// How a command ends that failed for this reason.
+    pub fn exit(&self) -> Exit {
+        match self {
+            CatError::NoSuchPath(_) | CatError::NotAFile { .. } => Exit::Unavailable,
+            CatError::Read(error) => error.exit(),
+            CatError::Write(_) => Exit::TryAgain,
+        }
+    }
 }
 
 /// Writes a file of a snapshot to `out`; `path` as [`Manifest`] has it, or below the home. The bytes are checked as they

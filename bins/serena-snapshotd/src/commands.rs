@@ -9,11 +9,10 @@ use std::future::Future;
 use std::io::Write;
 use std::process::ExitCode;
 
-use mcp_daemon::exit::{Exit, Failure, chain};
+use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::{life, log};
 use serde_json::Value;
 use snapshotd::config::{ConfigProblem, DAEMON, Flags};
-use snapshotd::engine::EngineError;
 
 use self::around::Around;
 use crate::args::Command;
@@ -54,7 +53,7 @@ pub fn run(command: Command) -> Done {
             on(snapshot.flags(), async |around| change::snapshot(around, &snapshot).await)
         }
         Command::Status(status) => on(status.flags(), async |around| {
-            let answer = asking::any_status(&around.flags, &around.asked).await?;
+            let answer = asking::any_status(&around.flags, &around.named).await?;
             tell(&answer, status.json, render::status);
             Ok(ExitCode::SUCCESS)
         }),
@@ -79,10 +78,6 @@ fn on(flags: Flags, work: impl AsyncFnOnce(Around) -> Done) -> Done {
 /// A wrong setting.
 pub fn wrong(problem: &ConfigProblem) -> Failure {
     Failure::new(Exit::Config, problem)
-}
-
-fn failed(error: &EngineError) -> Failure {
-    Failure { line: chain(error), exit: error.exit() }
 }
 
 /// Prints JSON, or what a person reads of it.

@@ -27,12 +27,18 @@ pub struct Head {
     pub released: bool,
     /// The newest snapshot.
     #[serde(flatten)]
-    pub newest: Newest,
+    pub newest: Pointer,
+}
+
+/// What `HEAD` and a marker say in every version.
+#[derive(Deserialize)]
+pub(crate) struct Versioned {
+    pub(crate) version: u32,
 }
 
 /// A snapshot, as far as it can be said in a few words.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Newest {
+pub struct Pointer {
     /// Which.
     pub id: Id,
     /// Where its manifest is, below the partition.
@@ -45,7 +51,7 @@ pub struct Newest {
 
 impl Head {
     /// A `HEAD` to be written.
-    pub fn new(epoch: u64, writer: &str, newest: Newest) -> Self {
+    pub fn new(epoch: u64, writer: &str, newest: Pointer) -> Self {
         let mut end = writer.len().min(MAX_WRITER);
         while !writer.is_char_boundary(end) {
             end -= 1;
@@ -72,10 +78,12 @@ impl Head {
         if bytes.len() as u64 > MAX_HEAD {
             return Err(HeadError::TooLarge);
         }
-        let head: Head = serde_json::from_slice(bytes)?;
-        if head.version != VERSION {
-            return Err(HeadError::Version(head.version));
+        // Before the rest, which may look otherwise in a later version.
+        let Versioned { version } = serde_json::from_slice(bytes)?;
+        if version != VERSION {
+            return Err(HeadError::Version(version));
         }
+        let head: Head = serde_json::from_slice(bytes)?;
         if Id::of_key(&head.newest.manifest).as_ref() != Some(&head.newest.id) {
             return Err(HeadError::Manifest(head.newest.manifest.chars().take(80).collect()));
         }
@@ -96,7 +104,9 @@ pub enum HeadError {
     #[error("HEAD is larger than {MAX_HEAD} bytes")]
     TooLarge,
     /// Written by a later version of this program.
-    #[error("HEAD has version {0}, expected {VERSION}; update serena-snapshotd")]
+    #[error(
+        "HEAD was written by a newer serena-snapshotd (version {0}, expected {VERSION}); update this one"
+    )]
     Version(u32),
 }
 
@@ -107,7 +117,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_small() {
         let id = Id::new(u64::MAX, u64::MAX);
-        let newest = Newest {
+        let newest = Pointer {
             manifest: id.manifest(true),
             id,
             manifest_sha256: Digest::of(b"m"),
@@ -119,12 +129,14 @@ mod tests {
         assert_eq!(Head::parse(&bytes).unwrap(), head);
         let text = String::from_utf8(bytes).unwrap();
         for (from, to, why) in [
-            ("\"version\": 1", "\"version\": 2", "HEAD has version 2, expected 1; update serena-snapshotd"),
+            ("\"version\": 1", "\"version\": 2", "a newer serena-snapshotd (version 2, expected 1)"),
             ("\"epoch\"", "\"epok\"", "HEAD is not readable"),
             ("manifests/", "elsewhere/", "which is not the manifest of its snapshot"),
         ] {
             let error = Head::parse(text.replace(from, to).as_bytes()).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
+        let later = Head::parse(br#"{ "version": 3, "newest": { "by": "another name" } }"#);
+        assert!(matches!(later, Err(HeadError::Version(3))), "{later:?}");
     }
 }

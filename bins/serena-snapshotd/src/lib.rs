@@ -19,4 +19,5 @@ pub mod seal;
 pub mod settings;
 pub mod store;
 pub mod take;
+pub mod threads;
 pub mod verify;

@@ -58,6 +58,12 @@ pub fn restored(value: &Value, home: &str, place: &str) -> String {
             for place in value["kept"].as_array().into_iter().flatten() {
                 line += &format!("\nwhat was there before is in {}", text(place));
             }
+            for root in value["left_alone"].as_array().into_iter().flatten() {
+                line += &format!(
+                    "\n{} is not empty and was left alone, though the snapshot has files for it; --replace puts them there",
+                    clean(text(root))
+                );
+            }
             for one in value["passed_over"].as_array().into_iter().flatten() {
                 line +=
                     &format!("\ndamaged, passed over: {}: {}", text(&one["id"]), clean(text(&one["why"])));

@@ -50,9 +50,11 @@ pub fn restored(outcome: &RestoreOutcome) -> Value {
 /// A list, the newest first.
 pub fn rows(rows: &[Row]) -> Value {
     let row = |row: &Row| {
+        let held = row.held.as_ref().ok();
         json!({
-            "id": row.id, "seq": row.id.seq, "created": row.created, "files": row.files, "bytes": row.bytes,
-            "place": place(row.place), "pinned": row.pinned,
+            "id": row.id, "seq": row.id.seq, "created": held.map(|held| held.created),
+            "files": held.map(|held| held.files), "bytes": held.map(|held| held.bytes),
+            "place": place(row.place), "pinned": row.pinned, "problem": row.held.as_ref().err(),
         })
     };
     rows.iter().map(row).collect()

@@ -66,8 +66,13 @@ pub enum SealError {
         /// What is wrong, and what is right.
         why: &'static str,
     },
+    /// A passphrase is for whoever knows it.
+    #[error("recipients go with an identity file; with a passphrase there are none")]
+    Needless,
     /// Neither is given.
-    #[error("recipients need an identity file too: without it, no snapshot that is there could be read")]
+    #[error(
+        "write either identity_file = \"/path\" or passphrase_file = \"/path\"; without an identity, no snapshot that is there could be read"
+    )]
     NoIdentity,
     /// A file that cannot be used.
     #[error(transparent)]
@@ -91,13 +96,27 @@ impl Seal {
         identity: Option<&Path>,
         passphrase: Option<&Path>,
     ) -> Result<Seal, SealError> {
+        Seal::check(recipients, identity, passphrase)?;
         let keys = match (identity, passphrase) {
-            (Some(identity), None) => pairs(recipients, identity)?,
-            (None, Some(passphrase)) if recipients.is_empty() => by_passphrase(passphrase)?,
+            (Some(identity), _) => pairs(recipients, identity)?,
+            (None, Some(passphrase)) => by_passphrase(passphrase)?,
             (None, None) => return Err(SealError::NoIdentity),
-            (Some(_) | None, Some(_)) => return Err(SealError::Both),
         };
         Ok(Seal { keys })
+    }
+
+    /// Finds what cannot work, without reading a file.
+    pub fn check(
+        recipients: &[String],
+        identity: Option<&Path>,
+        passphrase: Option<&Path>,
+    ) -> Result<(), SealError> {
+        match (identity, passphrase) {
+            (None, None) => Err(SealError::NoIdentity),
+            (Some(_), Some(_)) => Err(SealError::Both),
+            (None, Some(_)) if !recipients.is_empty() => Err(SealError::Needless),
+            (Some(_), None) | (None, Some(_)) => parse_recipients(recipients).map(drop),
+        }
     }
 
     /// Encrypts what is written; nothing of it can be read before its `finish`.
@@ -186,6 +205,16 @@ fn pairs(recipients: &[String], path: &Path) -> Result<Keys, SealError> {
         .first()
         .ok_or_else(|| wrong("no age identity in it; `age-keygen -o` makes one"))?
         .to_public();
+    let mut recipients = parse_recipients(recipients)?;
+    if recipients.is_empty() {
+        recipients.push(own);
+    } else if !identities.iter().any(|identity| recipients.contains(&identity.to_public())) {
+        return Err(SealError::Foreign { own: own.to_string() });
+    }
+    Ok(Keys::Pairs { identities, recipients })
+}
+
+fn parse_recipients(recipients: &[String]) -> Result<Vec<x25519::Recipient>, SealError> {
     if recipients.len() > MAX_RECIPIENTS {
         return Err(SealError::TooMany);
     }
@@ -194,13 +223,7 @@ fn pairs(recipients: &[String], path: &Path) -> Result<Keys, SealError> {
             .parse::<x25519::Recipient>()
             .map_err(|_| SealError::Recipient(text.escape_debug().take(80).collect()))
     });
-    let mut recipients = parsed.collect::<Result<Vec<_>, _>>()?;
-    if recipients.is_empty() {
-        recipients.push(own);
-    } else if !identities.iter().any(|identity| recipients.contains(&identity.to_public())) {
-        return Err(SealError::Foreign { own: own.to_string() });
-    }
-    Ok(Keys::Pairs { identities, recipients })
+    parsed.collect()
 }
 
 fn by_passphrase(path: &Path) -> Result<Keys, SealError> {

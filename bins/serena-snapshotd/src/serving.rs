@@ -30,7 +30,7 @@ pub fn serve(run: Run) -> Done {
     let runtime = life::runtime().map_err(|error| Failure::new(Exit::Bug, &error))?;
     let control = flags.control.clone();
     let done = runtime.block_on(async {
-        if let Some(why) = config.off(&flags, &env) {
+        if let Some(why) = config.off(&flags, &env).or_else(|| config.lacks_key(&flags, &env)) {
             let life = Life::with_signals(GRACE).map_err(|error| Failure::new(Exit::Bug, &error))?;
             return daemon::idle(why, control, run.ready_fd, life).await;
         }

@@ -19,7 +19,7 @@ use snapshotd::import::{Limits, unpack};
 use snapshotd::layout;
 use snapshotd::manifest::{About, Content, Entry, Kind, Manifest, count, tree_digest};
 use snapshotd::progress::Progress;
-use snapshotd::restore::{Plan, Target, restore};
+use snapshotd::restore::{Restoration, Target, restore};
 use snapshotd::store::{S3Settings, Store};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -112,7 +112,7 @@ fn restored(pack: &[u8]) {
     let manifest = Arc::new(manifest(&key, stored.len()));
     let targets = [Target { name: "home".to_owned(), path: home.clone() }];
     let progress = Arc::default();
-    let plan = Plan {
+    let plan = Restoration {
         manifest: &manifest,
         store: &store,
         seal: None,

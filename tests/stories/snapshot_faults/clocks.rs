@@ -18,8 +18,8 @@ fn shift(world: &World, seconds: i64) {
         manifest.about.created = shifted(manifest.about.created);
         for ancestor in &mut manifest.about.ancestors {
             ancestor.created = shifted(ancestor.created);
-            if let Some(digest) = digests.get(&ancestor.newest.id) {
-                ancestor.newest.manifest_sha256 = *digest;
+            if let Some(digest) = digests.get(&ancestor.pointer.id) {
+                ancestor.pointer.manifest_sha256 = *digest;
             }
         }
         let mut bytes = Vec::new();

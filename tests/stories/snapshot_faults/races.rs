@@ -62,7 +62,7 @@ async fn two_hundred_races_of_two_writers_make_one_lineage_without_a_loss() {
     }
     let newest = one.reader().manifest(&Selector::Latest).await.unwrap();
     let lineage: Vec<Id> = std::iter::once(newest.about.id.clone())
-        .chain(newest.about.ancestors.iter().map(|ancestor| ancestor.newest.id.clone()))
+        .chain(newest.about.ancestors.iter().map(|ancestor| ancestor.pointer.id.clone()))
         .collect();
     assert_eq!(lineage.len(), ROUNDS + 1);
     let told: BTreeSet<u64> = lineage.iter().map(|id| id.seq).collect();

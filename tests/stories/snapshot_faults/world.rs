@@ -90,9 +90,13 @@ impl World {
         }
     }
 
-    /// From here on a directory is the store, with what the bucket holds: the layout is the same, and what follows a fault
-    /// is told much sooner.
-    pub fn go_ashore(&mut self) {
+    /// The bucket is right again. From here on, if so, a directory is the store, with what the bucket holds: the layout is the
+    /// same, and what follows a fault is told much sooner.
+    pub fn heal(&mut self, ashore: bool) {
+        self.objects.heal();
+        if !ashore {
+            return;
+        }
         for (key, bytes) in self.objects.snapshot() {
             let path = self.ground.path().join("ashore").join(key.strip_prefix("state/").unwrap());
             fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -12,6 +12,7 @@ mod address;
 mod answer;
 mod answer_body;
 mod authd;
+mod authority;
 mod bridge;
 mod builder;
 mod checks;
@@ -51,6 +52,7 @@ mod tools;
 mod world;
 
 pub use authd::Authd;
+pub use authority::Authority;
 pub use bridge::Bridge;
 pub use builder::Builder;
 pub use client::Client;

@@ -78,10 +78,15 @@ struct Running {
 impl TlsFront {
     /// Listens on an ephemeral loopback port; `server` must not be strict about `Host`, which names this port.
     pub async fn start(server: &Server, face: Face) -> TlsFront {
+        TlsFront::before((Ipv4Addr::LOCALHOST, server.port()).into(), face)
+    }
+
+    /// The same in front of whatever listens there.
+    pub fn before(server: SocketAddr, face: Face) -> TlsFront {
         let socket = bind((Ipv4Addr::LOCALHOST, 0).into()).expect("an ephemeral loopback port is free");
         let front = TlsFront {
             address: socket.local_addr().expect("it is bound"),
-            server: (Ipv4Addr::LOCALHOST, server.port()).into(),
+            server,
             handshakes: Arc::default(),
             running: Mutex::default(),
             reserved: Mutex::new(Some(socket)),

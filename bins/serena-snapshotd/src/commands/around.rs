@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::terminal;
-use snapshotd::config::{Asked, Config, Env, Flags, Plan};
+use snapshotd::config::{Config, Env, Flags, Named, Plan};
 use snapshotd::engine::{Engine, EngineError, Reader};
 use snapshotd::progress::Progress;
 use snapshotd::report;
@@ -13,7 +13,7 @@ use snapshotd::settings::Settings;
 use snapshotd::store::Store;
 use tokio::time::{Duration, interval};
 
-use super::{boxed, failed, wrong};
+use super::{boxed, wrong};
 use crate::asking::{self, Daemon};
 use crate::render;
 
@@ -25,7 +25,7 @@ pub struct Around {
     /// The command line.
     pub flags: Flags,
     /// What was named on purpose.
-    pub asked: Asked,
+    pub named: Named,
     config: Config,
     env: Env,
 }
@@ -45,13 +45,18 @@ impl Around {
     pub fn of(flags: Flags) -> Result<Self, Failure> {
         let env = Env::of_process().map_err(|problem| wrong(&problem))?;
         let config = Config::load(flags.config.as_deref()).map_err(|problem| wrong(&problem))?;
-        let asked = config.asked(&flags, &env);
-        Ok(Around { flags, asked, config, env })
+        let named = config.named(&flags, &env);
+        Ok(Around { flags, named, config, env })
     }
 
     /// Why nothing is to be done.
     pub fn off(&self) -> Option<String> {
         self.config.off(&self.flags, &self.env)
+    }
+
+    /// Why nothing is to be done without a daemon.
+    pub fn off_alone(&self) -> Option<String> {
+        self.config.lacks_key(&self.flags, &self.env)
     }
 
     /// A failure where nothing is to be done.
@@ -64,7 +69,7 @@ impl Around {
 
     /// The daemon that serves this home.
     pub async fn daemon(&self) -> Result<Option<Daemon>, Failure> {
-        asking::find(&self.flags, &self.asked).await
+        asking::find(&self.flags, &self.named).await
     }
 
     /// The settings, put together.
@@ -82,11 +87,11 @@ impl Around {
     /// The same, for a command that only reads: what was not named is taken from the daemon that runs.
     pub async fn reading(mut self) -> Result<Alone, Failure> {
         self.must_be_on()?;
-        if self.asked.partition.is_none()
+        if self.named.partition.is_none()
             && let Some(daemon) = self.daemon().await?
         {
             self.flags.partition = daemon.status["partition"].as_str().and_then(|name| name.parse().ok());
-            if self.asked.store.is_none() {
+            if self.named.store.is_none() {
                 self.flags.store = daemon.status["store"].as_str().and_then(|store| store.parse().ok());
             }
         }
@@ -98,7 +103,7 @@ impl Alone {
     /// The home's engine, with its lock.
     pub fn engine(&self) -> Result<Engine, Failure> {
         self.plan.make_directories().map_err(|problem| wrong(&problem))?;
-        Engine::open(self.settings.clone(), self.store.clone()).map_err(|error| failed(&error))
+        Engine::open(self.settings.clone(), self.store.clone()).map_err(|error| Failure::from(&error))
     }
 
     /// For what only reads.
@@ -113,7 +118,7 @@ impl Alone {
         {
             return failure;
         }
-        failed(error)
+        Failure::from(error)
     }
 
     /// A failure that names the partitions there are, if this one is not among them.

@@ -12,7 +12,7 @@ use snapshotd::report;
 use tokio::time::Instant;
 
 use super::around::{Around, shown};
-use super::{Done, failed, say, tell};
+use super::{Done, say, tell};
 use crate::args::{Adopt, Prune, Restore, Snapshot};
 use crate::render;
 
@@ -31,6 +31,10 @@ pub async fn restore(around: Around, restore: &Restore) -> Done {
         let [home, place] = ["home", "store"].map(|key| daemon.status[key].as_str().unwrap_or_default());
         let place = format!("{place}, partition {}", daemon.status["partition"].as_str().unwrap_or_default());
         tell(&answer, restore.json, |value| render::restored(value, home, &place));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(why) = around.off_alone() {
+        say(&format!("nothing restored: snapshots are off, {why}"));
         return Ok(ExitCode::SUCCESS);
     }
     let alone = around.alone()?;
@@ -72,12 +76,16 @@ pub async fn snapshot(around: Around, snapshot: &Snapshot) -> Done {
     let value = match around.daemon().await? {
         Some(daemon) => daemon.ask("POST", "/snapshot").await?,
         None => {
+            if let Some(why) = around.off_alone() {
+                say(&format!("no snapshot: snapshots are off, {why}"));
+                return Ok(ExitCode::SUCCESS);
+            }
             let alone = around.alone()?;
             let mut engine = alone.engine()?;
             let (progress, cancelled) = (Arc::new(Progress::default()), Arc::new(AtomicBool::new(false)));
             let began = Instant::now();
             let outcome = shown(&progress, engine.snapshot("asked", &progress, &cancelled)).await;
-            let mut value = report::outcome(&outcome.map_err(|error| failed(&error))?);
+            let mut value = report::outcome(&outcome.map_err(|error| Failure::from(&error))?);
             value["took_ms"] = (began.elapsed().as_micros() as f64 / 1000.0).into();
             value
         }
@@ -101,7 +109,7 @@ pub async fn prune(around: Around, prune: &Prune) -> Done {
         Some(daemon) => daemon.ask("POST", &format!("/prune?dry_run={}", prune.dry_run)).await?,
         None => {
             let mut engine = around.alone()?.engine()?;
-            let pruned = engine.prune(prune.dry_run).await.map_err(|error| failed(&error))?;
+            let pruned = engine.prune(prune.dry_run).await.map_err(|error| Failure::from(&error))?;
             report::pruned(&pruned, prune.dry_run)
         }
     };
@@ -149,7 +157,7 @@ pub async fn adopt(around: Around, adopt: &Adopt) -> Done {
             let mut engine = alone.engine()?;
             let progress = Arc::new(Progress::default());
             let adopted = shown(&progress, engine.adopt(side, &progress)).await;
-            adopted.map_err(|error| failed(&error))?;
+            adopted.map_err(|error| Failure::from(&error))?;
         }
     }
     say(match side {

@@ -6,16 +6,16 @@ use std::sync::atomic::AtomicBool;
 
 use mcp_daemon::exit::{Exit, Failure, chain};
 use snapshotd::config::Plan;
-use snapshotd::engine::{Engine, EngineError, Standing};
+use snapshotd::engine::{Engine, Standing};
 use snapshotd::import::{self, ImportError, Limits, Unpacked};
 use snapshotd::progress::Progress;
 use snapshotd::report;
-use snapshotd::restore::RestoreError;
 use snapshotd::store::{Location, Store};
+use snapshotd::threads::blocking;
 
 use super::around::{Alone, Around, shown};
 use super::change::acknowledge;
-use super::{Done, failed, wrong};
+use super::{Done, wrong};
 use crate::args::Import;
 
 /// Where the wrapper's archives are in a store.
@@ -41,8 +41,8 @@ pub async fn import(around: Around, asked: &Import) -> Done {
     if let Some(root) = settings.roots.first_mut() {
         root.path.clone_from(&home);
     }
-    let mut engine = Engine::open(settings, alone.store.clone()).map_err(|error| failed(&error))?;
-    match engine.standing().await.map_err(|error| failed(&error))? {
+    let mut engine = Engine::open(settings, alone.store.clone()).map_err(|error| Failure::from(&error))?;
+    match engine.standing().await.map_err(|error| Failure::from(&error))? {
         Standing::Fresh => {}
         Standing::Current | Standing::Diverged | Standing::Empty | Standing::Fenced => {
             let line =
@@ -50,49 +50,43 @@ pub async fn import(around: Around, asked: &Import) -> Done {
             return Err(Failure { line, exit: Exit::Unavailable });
         }
     }
-    let unpacked = unpack(&alone, asked, &home).await.map_err(|error| explain(&error))??;
+    let unpacked = unpack(&alone, asked, &home).await?;
     for (path, why) in &unpacked.left_out {
         log::warn!(path, why; "left out of the archive");
     }
     let (progress, cancelled) = (Arc::new(Progress::default()), Arc::new(AtomicBool::new(false)));
     let outcome = shown(&progress, engine.snapshot("import", &progress, &cancelled)).await;
-    acknowledge(&report::outcome(&outcome.map_err(|error| failed(&error))?), asked.json)
+    acknowledge(&report::outcome(&outcome.map_err(|error| Failure::from(&error))?), asked.json)
 }
 
-async fn unpack(
-    alone: &Alone,
-    asked: &Import,
-    home: &Path,
-) -> Result<Result<Unpacked, Failure>, ImportError> {
+async fn unpack(alone: &Alone, asked: &Import, home: &Path) -> Result<Unpacked, Failure> {
     let limits = Limits::default();
+    let failed = |error: ImportError| Failure::new(error.exit(), &error);
     let store = match asked.from.as_deref() {
         None => alone.store.clone(),
-        Some(from) if from.starts_with("s3://") => match elsewhere(&alone.plan, from) {
-            Ok(store) => store,
-            Err(failure) => return Ok(Err(failure)),
-        },
+        Some(from) if from.starts_with("s3://") => elsewhere(&alone.plan, from)?,
         Some(path) => {
             let (path, home) = (Path::new(path).to_owned(), home.to_owned());
             let archive = asked.archive.clone();
-            let unpacking = tokio::task::spawn_blocking(move || {
+            let unpacking = blocking(move || {
                 let archive = match archive {
                     Some(name) => path.join(ARCHIVES).join(name),
                     None => import::local(&path)?,
                 };
                 import::open(&archive, &home, limits)
             });
-            return unpacking.await.expect("unpacking does not panic").map(Ok);
+            return unpacking.await.map_err(failed);
         }
     };
     let key = match &asked.archive {
         Some(name) => Some(format!("{ARCHIVES}{name}")),
-        None => import::newest(&store).await?,
+        None => import::newest(&store).await.map_err(failed)?,
     };
-    let Some(key) = key else {
-        let line = format!("there is no archive of the wrapper in {store}; say where it is with --from");
-        return Ok(Err(Failure { line, exit: Exit::Unavailable }));
-    };
-    import::fetch(&store, &key, home, limits).await.map(Ok)
+    let key = key.ok_or_else(|| Failure {
+        line: format!("there is no archive of the wrapper in {store}; say where it is with --from"),
+        exit: Exit::Unavailable,
+    })?;
+    import::fetch(&store, &key, home, limits).await.map_err(failed)
 }
 
 /// The store at `s3://bucket/prefix`: the last part of the prefix is what a partition is to us.
@@ -102,17 +96,4 @@ fn elsewhere(plan: &Plan, from: &str) -> Result<Store, Failure> {
     let location: Location = rest.parse().map_err(|error| bad(chain(&error)))?;
     let partition = last.parse().map_err(|error: snapshotd::layout::NameError| bad(chain(&error)))?;
     plan.store(&location, &partition).map_err(|problem| wrong(&problem))
-}
-
-fn explain(error: &ImportError) -> Failure {
-    let exit = match error {
-        ImportError::NoArchive(_) => Exit::Unavailable,
-        ImportError::Refused { .. } => Exit::TryAgain,
-        ImportError::Store(error) => error.exit(),
-        ImportError::System { path, cause } => {
-            let cause = std::io::Error::new(cause.kind(), cause.to_string());
-            EngineError::Restore(RestoreError::System { path: path.clone(), cause }).exit()
-        }
-    };
-    Failure { line: chain(error), exit }
 }

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use mcp_daemon::exit::{Exit, Failure, chain};
+use mcp_daemon::exit::{Exit, Failure};
 use serde_json::{Value, json};
 use snapshotd::cat::{self, CatError};
-use snapshotd::engine::{EngineError, Selector};
+use snapshotd::engine::{EngineError, Row, Selector};
 use snapshotd::manifest::{Entry, Kind, Manifest};
 use snapshotd::progress::Progress;
 use snapshotd::{report, verify};
@@ -26,17 +26,7 @@ pub async fn list(around: Around, list: &List) -> Done {
         Some(daemon) => daemon.ask("GET", "/snapshots").await?,
         None => {
             let alone = around.alone()?;
-            let rows = alone.reader().list().await;
-            let rows = match rows {
-                Ok(rows) => rows,
-                Err(error) => return Err(alone.explain(&error).await),
-            };
-            if rows.is_empty()
-                && let Some(failure) = alone.is_unknown().await
-            {
-                return Err(failure);
-            }
-            report::rows(&rows)
+            report::rows(&alone.rows().await?)
         }
     };
     tell(&rows, list.json, |rows| render::list(rows, Timestamp::now()));
@@ -71,14 +61,7 @@ pub async fn cat(around: Around, cat: &Cat) -> Done {
         Err(CatError::Write(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) => {
             let _ = out.flush();
-            let exit = match &error {
-                CatError::NoSuchPath(_) | CatError::NotAFile { .. } => Exit::Unavailable,
-                CatError::Read(_) | CatError::Write(_) => Exit::TryAgain,
-            };
-            Err(match error {
-                CatError::Read(error) => super::failed(&EngineError::Restore(error)),
-                other => Failure { line: chain(&other), exit },
-            })
+            Err(Failure::new(error.exit(), &error))
         }
     }
 }
@@ -86,26 +69,23 @@ pub async fn cat(around: Around, cat: &Cat) -> Done {
 /// Checks one, or all.
 pub async fn verify(around: Around, asked: &Verify) -> Done {
     let alone = around.reading().await?;
-    let ids = match &asked.id {
-        Some(id) => vec![id.clone()],
-        None => {
-            let rows = match alone.reader().list().await {
-                Ok(rows) => rows,
-                Err(error) => return Err(alone.explain(&error).await),
-            };
-            if rows.is_empty()
-                && let Some(failure) = alone.is_unknown().await
-            {
-                return Err(failure);
-            }
-            rows.into_iter().map(|row| Selector::Id(row.id)).collect()
-        }
-    };
     let progress = Arc::new(Progress::default());
     let mut found = Vec::new();
-    for id in &ids {
-        found.push(shown(&progress, alone.verify(id, asked.read_data, &progress)).await?);
+    match &asked.id {
+        Some(id) => found.push(shown(&progress, alone.verify(id, asked.read_data, &progress)).await?),
+        None => {
+            for row in alone.rows().await? {
+                found.push(match row.held {
+                    Ok(_) => {
+                        let id = Selector::Id(row.id);
+                        shown(&progress, alone.verify(&id, asked.read_data, &progress)).await?
+                    }
+                    Err(why) => json!({ "id": row.id, "problems": [why] }),
+                });
+            }
+        }
     }
+    let all = found.len();
     let bad = found.iter().filter(|one| one["problems"] != json!([])).count();
     tell(&found.into(), asked.json, |found| {
         let lines = found.as_array().into_iter().flatten().map(render::verified);
@@ -114,11 +94,25 @@ pub async fn verify(around: Around, asked: &Verify) -> Done {
     if bad == 0 {
         return Ok(ExitCode::SUCCESS);
     }
-    let line = format!("{bad} of {} snapshots are damaged; the problems stand above", ids.len());
+    let line = format!("{bad} of {all} snapshots are damaged or cannot be read; the problems stand above");
     Err(Failure { line, exit: Exit::Unavailable })
 }
 
 impl Alone {
+    /// All snapshots; none at all is a failure where the name of the partition may be mistyped.
+    async fn rows(&self) -> Result<Vec<Row>, Failure> {
+        let rows = match self.reader().list().await {
+            Ok(rows) => rows,
+            Err(error) => return Err(self.explain(&error).await),
+        };
+        if rows.is_empty()
+            && let Some(failure) = self.is_unknown().await
+        {
+            return Err(failure);
+        }
+        Ok(rows)
+    }
+
     async fn manifest(&self, which: &Selector) -> Result<Manifest, Failure> {
         match self.reader().manifest(which).await {
             Ok(manifest) => Ok(manifest),
@@ -136,7 +130,7 @@ impl Alone {
         };
         let seal = self.settings.seal.as_ref();
         let found = verify::verify(&self.store, &manifest, seal, read, progress).await;
-        let found = found.map_err(|error| super::failed(&error.into()))?;
+        let found = found.map_err(|error| Failure::from(&EngineError::from(error)))?;
         Ok(json!({
             "id": manifest.about.id, "objects": found.objects, "stored": found.stored,
             "files": found.files, "bytes": found.bytes, "read": read, "problems": found.problems,

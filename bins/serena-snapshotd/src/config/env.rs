@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use mcp_daemon::config::Span;
+use mcp_daemon::config::QuantityError;
+use mcp_daemon::files::usual_state_dir;
 use mcp_daemon::secret::Secret;
 
 use super::{ConfigProblem, DAEMON, Interval};
@@ -44,14 +45,15 @@ pub struct Env {
     pub(super) partition: Option<Partition>,
     /// Why the wrapper's settings give no partition.
     pub(super) no_partition: Option<String>,
-    pub(super) endpoint: Option<String>,
-    pub(super) region: Option<String>,
+    /// With the variable that says it, as the region.
+    pub(super) endpoint: Option<(&'static str, String)>,
+    pub(super) region: Option<(&'static str, String)>,
     pub(super) access_key_id: Option<String>,
     pub(super) secret_access_key: Option<Secret>,
     pub(super) session_token: Option<Secret>,
     pub(super) credentials_directory: Option<PathBuf>,
-    /// `$STATE_DIRECTORY` and `$XDG_STATE_HOME`.
-    pub(super) state: [Option<PathBuf>; 2],
+    /// Where state goes unless somebody says otherwise.
+    pub(super) state_dir: Option<PathBuf>,
 }
 
 impl Env {
@@ -74,7 +76,8 @@ impl Env {
             let what = "not the id of a Cloudflare account; write its 32 hexadecimal digits";
             return Err(ConfigProblem::key(ACCOUNT, what));
         }
-        let on_r2 = account.map(|id| format!("https://{id}.r2.cloudflarestorage.com"));
+        let on_r2 = account.map(|id| (ACCOUNT, format!("https://{id}.r2.cloudflarestorage.com")));
+        let named = |name: &'static str| text(name).map(|value| value.map(|value| (name, value)));
         let own = text(PARTITION)?.map(|name| parsed(PARTITION, &name)).transpose()?;
         let (object, no_partition) = match object_partition(text(MODE)?.as_deref(), text(OBJECT_ID)?)? {
             Ok(partition) => (Some(partition), None),
@@ -90,25 +93,16 @@ impl Env {
             store: text(BUCKET)?.map(|bucket| location(&bucket, text(PREFIX)?)).transpose()?,
             partition: own.or(object),
             no_partition,
-            region: text("AWS_REGION")?
-                .or(text("AWS_DEFAULT_REGION")?)
-                .or(on_r2.is_some().then(|| "auto".to_owned())),
-            endpoint: on_r2.or(text("AWS_ENDPOINT_URL_S3")?).or(text("AWS_ENDPOINT_URL")?),
+            region: named("AWS_REGION")?
+                .or(named("AWS_DEFAULT_REGION")?)
+                .or(on_r2.is_some().then(|| (ACCOUNT, "auto".to_owned()))),
+            endpoint: on_r2.or(named("AWS_ENDPOINT_URL_S3")?).or(named("AWS_ENDPOINT_URL")?),
             access_key_id: text("AWS_ACCESS_KEY_ID")?,
             secret_access_key: text("AWS_SECRET_ACCESS_KEY")?.map(Secret::new),
             session_token: text("AWS_SESSION_TOKEN")?.map(Secret::new),
             credentials_directory: path("CREDENTIALS_DIRECTORY"),
-            state: [path("STATE_DIRECTORY"), path("XDG_STATE_HOME")],
+            state_dir: usual_state_dir(set, DAEMON),
         })
-    }
-
-    /// Where state goes, as [`mcp_daemon::files::state_dir`] has it, but without making it.
-    pub(super) fn state_dir(&self) -> Option<PathBuf> {
-        let [ours, users] = &self.state;
-        // systemd gives a list.
-        let ours = ours.as_ref().and_then(|list| std::env::split_paths(list).next());
-        let users = users.clone().or_else(|| Some(self.home.as_ref()?.join(".local/state")));
-        ours.or_else(|| Some(users?.join(DAEMON))).filter(|path| path.is_absolute())
     }
 }
 
@@ -124,10 +118,13 @@ fn number<T: FromStr>(name: &str, value: &str) -> Result<T, ConfigProblem> {
 }
 
 fn interval(value: &str) -> Result<Interval, ConfigProblem> {
-    Ok(match number(INTERVAL, value)? {
-        0 => Interval::Off,
-        seconds => Interval::Every(Span::seconds(seconds)),
-    })
+    match number::<u64>(INTERVAL, value)? {
+        0 => Ok(Interval::Off),
+        // By the one parser that knows how long a span may be.
+        seconds => format!("{seconds}s").parse().map(Interval::Every).map_err(|_: QuantityError| {
+            ConfigProblem::key(INTERVAL, format!("`{value}` seconds are too many; write 180"))
+        }),
+    }
 }
 
 fn parsed<T: FromStr<Err: ToString>>(name: &str, value: &str) -> Result<T, ConfigProblem> {

@@ -15,6 +15,7 @@
 //! too. [`Config::plan`] makes one [`Plan`] of the three: what a flag says wins over the file, that over the environment,
 //! that over the default. Nothing here asks a store, and no secret is read before [`Plan::connect`].
 
+mod choose;
 mod env;
 mod flags;
 mod interval;
@@ -32,10 +33,11 @@ pub use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::config::{Size, Span};
 use serde::Deserialize;
 
+pub use self::choose::Named;
 pub use self::env::Env;
 pub use self::flags::{Flags, NamedRoot};
 pub use self::interval::Interval;
-pub use self::plan::{Asked, Plan};
+pub use self::plan::Plan;
 use crate::layout::Partition;
 use crate::settings::{Keep, Takeover, Verify};
 use crate::store::Location;

@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::ConfigProblem;
 use crate::settings::Root;
-use crate::store::Location;
 
 /// A flag's path is meant from the working directory; that of a file or variable has none.
-pub(super) fn absolute(key: &str, path: &Path, is_flag: bool) -> Result<PathBuf, ConfigProblem> {
-    if is_flag {
+pub(super) fn absolute(key: &str, path: &Path) -> Result<PathBuf, ConfigProblem> {
+    if key.starts_with("--") {
         return std::path::absolute(path)
             .map_err(|error| ConfigProblem::key(key, format!("`{}`: {error}", path.display())));
     }
@@ -21,38 +20,22 @@ pub(super) fn absolute(key: &str, path: &Path, is_flag: bool) -> Result<PathBuf,
     ))
 }
 
-/// A store within what it stores would grow with every snapshot, and a root within another is stored twice.
-pub(super) fn apart(roots: &[Root], location: &Location, state_dir: &Path) -> Result<(), ConfigProblem> {
-    for (at, root) in roots.iter().enumerate() {
-        if let Some(other) = roots[at + 1..]
-            .iter()
-            .find(|other| within(&root.path, &other.path) || within(&other.path, &root.path))
-        {
-            let text =
-                format!("{} and {} are one within the other", root.path.display(), other.path.display());
-            return Err(ConfigProblem::key(format!("root.{}", other.name), text));
-        }
-        let store = match location {
-            Location::Directory(directory) => Some(directory.as_path()),
-            Location::S3 { .. } => None,
-        };
-        let ours = [("--state-dir", Some(state_dir)), ("--store", store)];
-        for (key, directory) in ours {
-            if let Some(directory) =
-                directory.filter(|directory| within(directory, &root.path) || within(&root.path, directory))
-            {
-                let text = format!(
-                    "{} and {}, which is to be kept safe, are one within the other",
-                    directory.display(),
-                    root.path.display()
-                );
-                return Err(ConfigProblem::key(key, text));
-            }
+/// A directory of ours within what it keeps would grow with every snapshot.
+pub(super) fn apart(roots: &[Root], key: &str, directory: &Path) -> Result<(), ConfigProblem> {
+    match roots.iter().find(|root| nested(directory, &root.path)) {
+        None => Ok(()),
+        Some(root) => {
+            let text = format!(
+                "{} and {}, which is to be kept safe, are one within the other",
+                directory.display(),
+                root.path.display()
+            );
+            Err(ConfigProblem::key(key, text))
         }
     }
-    Ok(())
 }
 
-fn within(inner: &Path, outer: &Path) -> bool {
-    inner.starts_with(outer)
+/// Whether one of the two is within the other, or they are one.
+pub(super) fn nested(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
 }

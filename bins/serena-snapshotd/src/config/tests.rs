@@ -46,11 +46,9 @@ fn the_wrappers_settings_work_unchanged() {
     assert_eq!((plan.interval, plan.strict), (Interval::Every(Span::seconds(180)), false));
     assert_eq!(plan.settings.keep, Keep::default());
     let env = env(WRAPPER).unwrap();
-    assert_eq!(
-        env.endpoint.as_deref(),
-        Some("https://0123456789abcdef0123456789abcdef.r2.cloudflarestorage.com")
-    );
-    assert_eq!(env.region.as_deref(), Some("auto"));
+    let endpoint = "https://0123456789abcdef0123456789abcdef.r2.cloudflarestorage.com";
+    assert_eq!(env.endpoint, Some(("R2_ACCOUNT_ID", endpoint.to_owned())));
+    assert_eq!(env.region, Some(("R2_ACCOUNT_ID", "auto".to_owned())));
     let more = "SERENA_R2_SNAPSHOT_INTERVAL_SECONDS=60 SERENA_R2_SNAPSHOT_RETENTION_COUNT=9 SERENA_R2_STATE_STRICT=1 \
                 SERENA_R2_STATE_PREFIX=/a/b/";
     let plan = of_env(&format!("{WRAPPER} {more}")).unwrap();
@@ -146,21 +144,57 @@ fn what_cannot_work_names_the_key() {
     let flags = Flags { config: Some("x.toml".into()), ..Flags::default() };
     for (toml, expected) in [
         ("home = 'relative'", "x.toml: home: `relative` is not an absolute path"),
-        ("store = 'file:///home/me/.serena/store'", "x.toml: --store: "),
-        ("state_dir = '/home/me/.serena/x'", "x.toml: --state-dir: "),
+        ("store = 'file:///home/me/.serena/store'", "x.toml: store: "),
+        ("state_dir = '/home/me/.serena/x'", "x.toml: state_dir: "),
         ("[root.home]\npath = '/srv/x'", "x.toml: root.home: `home` is the name of the home itself"),
         ("[root.web]\npath = '/home/me/.serena/web'", "x.toml: root.web: "),
         ("[root.web]\npath = 'web'", "x.toml: root.web.path: `web` is not an absolute path"),
         ("exclude = ['[']", "x.toml: include or exclude: glob `[`"),
         ("blob_from = '1KiB'", "x.toml: blob_from: `1KiB` is too small"),
-        ("[s3]\nendpoint = 's3.example.org'", "x.toml: --endpoint: `s3.example.org` is not a URL"),
+        ("[s3]\nendpoint = 's3.example.org'", "x.toml: s3.endpoint: `s3.example.org` is not an endpoint"),
+        ("[s3]\nregion = 'eu west'", "x.toml: s3.region: `eu west` is not a region"),
         ("[s3]\nattempts = 0", "x.toml: s3.attempts: `0`"),
         ("[encryption]\nrecipients = ['age1x']", "x.toml: encryption: write either identity_file"),
+        (
+            "[encryption]\nidentity_file = '/nonexistent'\nrecipients = ['age1x']",
+            "x.toml: encryption: `age1x` is not an age recipient",
+        ),
+        (
+            "[encryption]\npassphrase_file = '/nonexistent'\nrecipients = ['age1x']",
+            "x.toml: encryption: recipients go with an identity file",
+        ),
     ] {
         let error = plan(&format!("partition = 'a'\n{toml}"), &flags, "HOME=/home/me").map(drop).unwrap_err();
         assert!(error.starts_with(expected) && !error.contains('\n'), "{toml}: {error}");
     }
+    // What stands in a flag does not stand in the file, though there is one.
+    let text = "partition = 'a'\nhome = '/srv/a'\n[root.web]\npath = '/srv/web'";
+    let bare = || flags.clone();
+    for (flags, expected) in [
+        (Flags { endpoint: Some("s3.example.org".into()), ..bare() }, "--endpoint: `s3.example.org` is not"),
+        (Flags { region: Some("eu west".into()), ..bare() }, "--region: `eu west` is not"),
+        (
+            Flags { store: Some("file:///srv/a/store".parse().unwrap()), ..bare() },
+            "--store: /srv/a/store and",
+        ),
+        (Flags { state_dir: Some("/srv/a/state".into()), ..bare() }, "--state-dir: /srv/a/state and"),
+        (Flags { root: vec!["home=/srv/b".parse().unwrap()], ..bare() }, "--root: `home` is the name"),
+        (Flags { root: vec!["sub=/srv/web/sub".parse().unwrap()], ..bare() }, "--root: /srv/web and"),
+        (Flags { home: Some("/srv/web".into()), ..bare() }, "x.toml: root.web: /srv/web and /srv/web are"),
+    ] {
+        let error = plan(text, &flags, "HOME=/home/me").map(drop).unwrap_err();
+        assert!(error.starts_with(expected), "{flags:?}: {error}");
+    }
     for (variables, expected) in [
+        (
+            "SERENA_SNAPSHOTD_PARTITION=a AWS_ENDPOINT_URL=x.org",
+            "AWS_ENDPOINT_URL: `x.org` is not an endpoint",
+        ),
+        ("SERENA_SNAPSHOTD_PARTITION=a AWS_DEFAULT_REGION=a/b", "AWS_DEFAULT_REGION: `a/b` is not a region"),
+        (
+            "SERENA_R2_SNAPSHOT_INTERVAL_SECONDS=18446744073709551615",
+            "SERENA_R2_SNAPSHOT_INTERVAL_SECONDS: `18446744073709551615` seconds are too many",
+        ),
         (
             "SERENA_R2_SNAPSHOT_INTERVAL_SECONDS=3m",
             "SERENA_R2_SNAPSHOT_INTERVAL_SECONDS: `3m` is not a whole number",
@@ -176,6 +210,34 @@ fn what_cannot_work_names_the_key() {
     let error =
         mcp_daemon::config::parse::<Config>(Path::new("x.toml"), "\npartiton = 'a'").unwrap_err().to_string();
     assert!(error.starts_with("x.toml:2: partiton: unknown field"), "{error}");
+}
+
+#[test]
+fn a_key_in_an_endpoint_is_not_repeated() {
+    for endpoint in
+        ["https://id:hunter2@host", "id:hunter2@host:9000", "https://host/b?X-Amz-Signature=hunter2"]
+    {
+        let flags = Flags { endpoint: Some(endpoint.into()), ..Flags::default() };
+        let error = plan("partition = 'a'", &flags, "HOME=/home/me").map(drop).unwrap_err();
+        assert!(error.starts_with("--endpoint: `") && !error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn the_wrapper_without_a_key_goes_on_without_snapshots_unless_it_is_strict() {
+    let without = WRAPPER.replace("AWS_SECRET_ACCESS_KEY=hunter2", "");
+    let lacks =
+        |toml: &str, flags: &Flags, variables: &str| config(toml).lacks_key(flags, &env(variables).unwrap());
+    let flags = Flags::default();
+    let why = "SERENA_R2_STATE_ENABLED is on, but AWS_SECRET_ACCESS_KEY is not set";
+    assert_eq!(lacks("", &flags, &without).as_deref(), Some(why));
+    assert_eq!(lacks("", &flags, WRAPPER), None);
+    assert_eq!(lacks("", &flags, &format!("{without} SERENA_R2_STATE_STRICT=1")), None);
+    assert_eq!(lacks("", &Flags { strict: true, ..flags.clone() }, &without), None);
+    // Whoever names a store or files with the key means it.
+    assert_eq!(lacks("store = 's3://abc/p'", &flags, &without), None);
+    assert_eq!(lacks("[s3]\naccess_key_file = '/id'", &flags, &without), None);
+    assert_eq!(lacks("", &flags, "HOME=/home/me"), None);
 }
 
 #[test]
@@ -202,8 +264,11 @@ fn keys_come_from_one_place_and_are_never_mixed() {
     };
     assert_eq!(access_key(&bucket, &env(&managed).unwrap()).unwrap().id, "filed");
     let half = Bucket { secret_key_file: None, ..bucket };
-    let error = access_key(&half, &env(&managed).unwrap()).map(drop).unwrap_err().to_string();
-    assert!(error.starts_with("s3.secret_key_file: is missing"), "{error}");
+    let token_alone = Bucket { session_token_file: Some(file("token", "t")), ..Bucket::default() };
+    for (bucket, missing) in [(half, "s3.secret_key_file"), (token_alone, "s3.access_key_file")] {
+        let error = access_key(&bucket, &env(&managed).unwrap()).map(drop).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{missing}: is missing; ")), "{error}");
+    }
     let error = access_key(&Bucket::default(), &env("AWS_ACCESS_KEY_ID=x").unwrap())
         .map(drop)
         .unwrap_err()
@@ -222,6 +287,8 @@ fn a_reload_names_what_needs_a_restart() {
     );
     let named = ["store", "home or roots", "profile, include or exclude", "verify", "observe"];
     assert_eq!(before.needs_restart(&after), named);
+    assert_eq!(before.needs_restart(&plan("enabled = false\nstrict = true")), ["enabled", "strict"]);
+    assert_eq!(before.needs_restart(&plan("enabled = true")), Vec::<&str>::new());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
-use mcp_daemon::exit::{Exit, chain};
+use mcp_daemon::exit::{Exit, Failure, chain};
 use mcp_daemon::heap;
 use mcp_daemon::life::Life;
 use mcp_daemon::secret::random_fraction;
@@ -14,7 +14,8 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::jobs::{Answer, Asked, Job, Refusal};
+use super::after::After;
+use super::jobs::{Answer, Asked, Job};
 use super::metrics::Metrics;
 use super::schedule::Schedule;
 use super::settle::settle;
@@ -27,8 +28,6 @@ use crate::settings::Takeover;
 
 /// Pause before the store is asked again, while snapshots are taken only when asked.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
-/// A snapshot that took so long had memory that is not needed until the next one.
-const MUCH: Duration = Duration::from_millis(20);
 
 /// Owns the engine.
 pub struct Actor {
@@ -46,6 +45,7 @@ pub struct Actor {
     /// When to try that again, without an interval.
     ask_again: Option<Instant>,
     renew: Option<Instant>,
+    pub(super) after: After,
     cancelled: Arc<AtomicBool>,
     /// When everything must be over, once the drain has begun.
     stop_at: Option<Instant>,
@@ -79,6 +79,7 @@ impl Actor {
             is_settled: false,
             ask_again: None,
             renew: None,
+            after: After::Nothing,
             cancelled: Arc::new(AtomicBool::new(false)),
             stop_at: None,
         }
@@ -98,20 +99,22 @@ impl Actor {
     }
 
     /// Works until the drain, then takes the last snapshot; an error says why there is none.
-    pub async fn run(mut self) -> Result<(), Refusal> {
+    pub async fn run(mut self) -> Result<(), Failure> {
         match self.work().await {
             Ok(()) => {}
             Err(Over) => return Err(self.too_late()),
         }
         log::info!("taking the last snapshot");
-        let Ok(last) = self.snapshot("shutdown").await else { return Err(self.too_late()) };
+        let Ok(last) = self.take("shutdown").await else { return Err(self.too_late()) };
         self.jobs.close();
         self.collect();
         for asked in self.waiting.drain(..) {
-            let stopping = || Refusal { line: "the daemon is stopping".to_owned(), exit: Exit::TryAgain };
+            let stopping = || Failure { line: "the daemon is stopping".to_owned(), exit: Exit::TryAgain };
             let is_joined = matches!(asked.job, Job::Snapshot);
             let _gone = asked.answer.send(if is_joined { last.clone() } else { Err(stopping()) });
         }
+        // What it does not get to is done after the next snapshot; this one is there.
+        let _in_time = self.tidy().await;
         if self.plan.settings.takeover == Takeover::Wait
             && let Ok(Err(error)) = self.bounded(async |engine| engine.release().await).await
         {
@@ -120,9 +123,9 @@ impl Actor {
         last.map(drop)
     }
 
-    fn too_late(&self) -> Refusal {
+    fn too_late(&self) -> Failure {
         let deadline = self.plan.shutdown_deadline.as_secs();
-        Refusal {
+        Failure {
             line: format!(
                 "the last snapshot was not done within shutdown_deadline ({deadline} s); the one before it is the newest"
             ),
@@ -135,6 +138,7 @@ impl Actor {
             self.renew = Some(Instant::now() + RENEW);
         }
         loop {
+            self.tidy().await?;
             let due = self.schedule.due().or(self.ask_again);
             self.state.known().next = due;
             tokio::select! {
@@ -202,7 +206,7 @@ impl Actor {
         if !self.is_settled
             && let Err(error) = self.settle().await?
         {
-            return Ok(Err(Refusal::from(&error)));
+            return Ok(Err(Failure::from(&error)));
         }
         self.snapshot(reason).await
     }
@@ -240,17 +244,16 @@ impl Actor {
         let _working = self.working("snapshot", &progress);
         let began = Instant::now();
         let cancelled = Arc::clone(&self.cancelled);
-        let done = self.bounded(async |engine| engine.snapshot(reason, &progress, &cancelled).await).await?;
+        let done =
+            self.bounded(async |engine| engine.snapshot_alone(reason, &progress, &cancelled).await).await?;
         let took = began.elapsed();
+        self.after = self.after.max(After::snapshot(&done, took));
         match done {
             Ok(outcome) => {
                 match &outcome {
                     Outcome::Forked(_, standing) => self.stands(Some(*standing)),
                     Outcome::Published(_) => self.stands(Some(Standing::Current)),
                     Outcome::Unchanged(_) => {}
-                }
-                if took >= MUCH {
-                    heap::give_back();
                 }
                 self.metrics.snapshot(&outcome, took);
                 let mut value = report::outcome(&outcome);
@@ -269,7 +272,7 @@ impl Actor {
             Err(error) => {
                 log::warn!(reason, error = chain(&error); "no snapshot, tried again within the interval");
                 self.failed(&error);
-                Ok(Err(Refusal::from(&error)))
+                Ok(Err(Failure::from(&error)))
             }
         }
     }

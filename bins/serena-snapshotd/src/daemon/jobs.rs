@@ -1,11 +1,11 @@
 //! What the daemon can be asked to do, and how it answers.
 
-use mcp_daemon::exit::{Exit, chain};
-use serde_json::{Value, json};
+use mcp_daemon::exit::Failure;
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::config::Interval;
-use crate::engine::{EngineError, RestoreRequest, Selector, Side};
+use crate::engine::{RestoreRequest, Selector, Side};
 use crate::settings::Keep;
 
 /// Requests that wait; a further one is refused.
@@ -42,26 +42,4 @@ pub struct Asked {
 }
 
 /// What was done, or why not.
-pub type Answer = Result<Value, Refusal>;
-
-/// Why something was not done, for a person and for an exit code.
-#[derive(Clone, Debug)]
-pub struct Refusal {
-    /// The line.
-    pub line: String,
-    /// How a command ends that gets it.
-    pub exit: Exit,
-}
-
-impl From<&EngineError> for Refusal {
-    fn from(error: &EngineError) -> Self {
-        Refusal { line: chain(error), exit: error.exit() }
-    }
-}
-
-impl Refusal {
-    /// As the control socket says it.
-    pub fn to_json(&self) -> Value {
-        json!({ "error": self.line, "exit": self.exit as u8 })
-    }
-}
+pub type Answer = Result<Value, Failure>;

@@ -159,7 +159,7 @@ fn kind(error: &EngineError) -> &'static str {
         | EngineError::Take(TakeError::System { .. }) => "home",
         EngineError::NoSuchSnapshot(_) | EngineError::Refused(_) => "refused",
         EngineError::Take(TakeError::Cancelled) => "cancelled",
-        EngineError::Unreadable(_) => "unreadable",
+        EngineError::Unreadable(_) | EngineError::Restore(RestoreError::Locked(_)) => "unreadable",
     }
 }
 

@@ -4,10 +4,12 @@
 //! and `state` is what everybody may see. [`run`] puts them together.
 
 mod actor;
+mod after;
 mod jobs;
 mod metrics;
 mod ops;
 mod perform;
+mod query;
 mod schedule;
 mod settle;
 mod state;
@@ -16,14 +18,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use mcp_daemon::control::{self, Controlled};
-use mcp_daemon::exit::{Exit, Failure, chain};
+use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::life::Life;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, interval};
 
 use self::actor::{Actor, Over};
-use self::jobs::{MAX_WAITING, Refusal};
+use self::jobs::MAX_WAITING;
 use self::metrics::Metrics;
 use self::ops::{Off, Ops};
 use self::state::State;
@@ -54,7 +56,7 @@ pub async fn run(serving: Serving, life: Life) -> Result<(), Failure> {
     let wanted = usr1()?;
     plan.make_directories().map_err(|problem| Failure::new(Exit::Config, &problem))?;
     let (settings, store) = plan.connect().map_err(|problem| Failure::new(Exit::Config, &problem))?;
-    let engine = Engine::open(settings, store).map_err(|error| failure(&error))?;
+    let engine = Engine::open(settings, store).map_err(|error| Failure::from(&error))?;
     let plan = Arc::new(plan);
     let (state, metrics) = (Arc::new(State::default()), Arc::new(Metrics::new()));
     let (send, jobs) = mpsc::channel(MAX_WAITING);
@@ -83,7 +85,7 @@ pub async fn run(serving: Serving, life: Life) -> Result<(), Failure> {
         // Nobody may start on a home that may be an old one, or none.
         Ok(Err(error)) if plan.strict => {
             life.drain();
-            Err(Refusal { line: chain(&error), exit: cannot_tell(&error) })
+            Err(Failure::new(cannot_tell(&error), &error))
         }
         Ok(_) => {
             life.ready(&ready_text(&state), ready_fd);
@@ -93,7 +95,7 @@ pub async fn run(serving: Serving, life: Life) -> Result<(), Failure> {
     life.drain();
     life.finish().await;
     log::info!("stopped");
-    ended.map_err(|refusal| Failure { line: refusal.line, exit: refusal.exit })
+    ended
 }
 
 /// Does nothing but say so, until it is told to stop.
@@ -151,8 +153,8 @@ fn ready_text(state: &State) -> String {
     }
 }
 
-fn stopped_too_early() -> Refusal {
-    Refusal { line: "stopped while the home was being restored".to_owned(), exit: Exit::TryAgain }
+fn stopped_too_early() -> Failure {
+    Failure { line: "stopped while the home was being restored".to_owned(), exit: Exit::TryAgain }
 }
 
 fn spawn_control(
@@ -169,8 +171,4 @@ fn spawn_control(
         None => control::spawn_named(DAEMON, name, what, life.clone())
             .map_err(|error| Failure::unavailable(&error)),
     }
-}
-
-fn failure(error: &EngineError) -> Failure {
-    Failure { line: chain(error), exit: error.exit() }
 }

@@ -1,24 +1,24 @@
 //! What the control socket answers.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use http::{Method, StatusCode, Uri};
 use mcp_daemon::control::{Acting, Controlled};
-use mcp_daemon::exit::{Exit, chain};
+use mcp_daemon::exit::{Exit, Failure, chain};
 use mcp_daemon::life::Life;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Source;
-use super::jobs::{Answer, Asked, Job, Refusal};
+use super::jobs::{Answer, Asked, Job};
 use super::metrics::Metrics;
+use super::query::{QueryError, Wanted, wanted};
 use super::state::State;
 use crate::config::Plan;
-use crate::engine::{Reader, RestoreRequest, Selector, Side};
+use crate::engine::Reader;
 use crate::report;
 
 /// The daemon, as the control socket sees it.
@@ -82,21 +82,14 @@ impl Controlled for Ops {
     }
 
     fn act(&self, method: &Method, uri: &Uri) -> Option<Acting<'_>> {
-        let query = Query::of(uri);
-        let job = match (method.as_str(), uri.path()) {
-            ("GET" | "HEAD", "/snapshots") => return Some(Box::pin(self.list())),
-            ("POST", "/adopt") => query.side().map(Job::Adopt),
-            ("POST", "/pin") => query.which().map(Job::Pin),
-            ("POST", "/prune") => Ok(Job::Prune { dry_run: query.is("dry_run") }),
-            ("POST", "/restore") => query.restore().map(Job::Restore),
-            ("POST", "/snapshot") => Ok(Job::Snapshot),
-            ("POST", "/unpin") => query.which().map(Job::Unpin),
-            _ => return None,
-        };
+        let wanted = wanted(method, uri)?;
         Some(Box::pin(async move {
-            match job {
-                Ok(job) => answer(self.ask(job).await),
-                Err(line) => (StatusCode::BAD_REQUEST, Refusal { line, exit: Exit::Usage }.to_json()),
+            match wanted {
+                Ok(Wanted::List) => self.list().await,
+                Ok(Wanted::Done(job)) => answer(self.ask(job).await),
+                Err(QueryError(line)) => {
+                    (StatusCode::BAD_REQUEST, said(&Failure { line, exit: Exit::Usage }))
+                }
             }
         }))
     }
@@ -105,11 +98,11 @@ impl Controlled for Ops {
 impl Ops {
     async fn list(&self) -> (StatusCode, Value) {
         let listed = self.reader.list().await;
-        answer(listed.map(|rows| report::rows(&rows)).map_err(|error| Refusal::from(&error)))
+        answer(listed.map(|rows| report::rows(&rows)).map_err(|error| Failure::from(&error)))
     }
 
     async fn ask(&self, job: Job) -> Answer {
-        let refused = |line: &str| Refusal { line: line.to_owned(), exit: Exit::TryAgain };
+        let refused = |line: &str| Failure { line: line.to_owned(), exit: Exit::TryAgain };
         let (send, receive) = oneshot::channel();
         match self.jobs.try_send(Asked { job, answer: send }) {
             Ok(()) => {}
@@ -122,7 +115,7 @@ impl Ops {
     /// Puts in force what can change while we run, and names the rest.
     async fn apply(&self) -> Result<String, String> {
         let plan = (self.source)().map_err(|error| chain(&error))?;
-        self.ask(Job::Apply(plan.interval, plan.settings.keep)).await.map_err(|refusal| refusal.line)?;
+        self.ask(Job::Apply(plan.interval, plan.settings.keep)).await.map_err(|failure| failure.line)?;
         let restart = self.plan.needs_restart(&plan);
         let now = format!("interval {}", plan.interval);
         if restart.is_empty() {
@@ -136,48 +129,21 @@ impl Ops {
 fn answer(answer: Answer) -> (StatusCode, Value) {
     match answer {
         Ok(value) => (StatusCode::OK, value),
-        Err(refusal) => {
-            let status = match refusal.exit {
+        Err(failure) => {
+            let status = match failure.exit {
                 Exit::Bug => StatusCode::INTERNAL_SERVER_ERROR,
                 Exit::Config | Exit::Usage => StatusCode::UNPROCESSABLE_ENTITY,
                 Exit::TryAgain => StatusCode::SERVICE_UNAVAILABLE,
                 Exit::Unavailable => StatusCode::CONFLICT,
             };
-            (status, refusal.to_json())
+            (status, said(&failure))
         }
     }
 }
 
-/// What follows the question mark: `which=12&replace=true`. Ids and words only, so nothing is escaped.
-struct Query<'a>(HashMap<&'a str, &'a str>);
-
-impl<'a> Query<'a> {
-    fn of(uri: &'a Uri) -> Self {
-        let pairs = uri.query().unwrap_or_default().split('&');
-        Query(pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "true"))).collect())
-    }
-
-    fn is(&self, key: &str) -> bool {
-        self.0.get(key) == Some(&"true")
-    }
-
-    fn which(&self) -> Result<Selector, String> {
-        let which = self.0.get("which").ok_or("which snapshot is missing; write ?which=12")?;
-        which.parse().map_err(|error: crate::layout::NameError| error.to_string())
-    }
-
-    fn restore(&self) -> Result<RestoreRequest, String> {
-        let which = self.0.contains_key("which").then(|| self.which()).transpose()?;
-        Ok(RestoreRequest { which, replace: self.is("replace") })
-    }
-
-    fn side(&self) -> Result<Side, String> {
-        match self.0.get("side") {
-            Some(&"local") => Ok(Side::Local),
-            Some(&"remote") => Ok(Side::Remote),
-            _ => Err("which side is missing; write ?side=local or ?side=remote".to_owned()),
-        }
-    }
+/// A failure, as whoever asks reads it.
+fn said(failure: &Failure) -> Value {
+    json!({ "error": failure.line, "exit": failure.exit as u8 })
 }
 
 /// What the control socket answers while snapshots are off.

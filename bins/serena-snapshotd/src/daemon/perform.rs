@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use mcp_daemon::exit::{Failure, chain};
 use mcp_daemon::heap;
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::actor::{Actor, Over};
-use super::jobs::{Answer, Job, Refusal};
+use super::jobs::{Answer, Job};
+use super::settle::claim_if_it_may;
 use crate::engine::{RestoreOutcome, RestoreRequest, Side, Standing};
 use crate::progress::Progress;
 use crate::report;
@@ -50,7 +52,7 @@ impl Actor {
         };
         Ok(done.map_err(|error| {
             self.metrics.failed(&error);
-            Refusal::from(&error)
+            Failure::from(&error)
         }))
     }
 
@@ -62,25 +64,31 @@ impl Actor {
                     return Ok(Ok(report::restored(&outcome)));
                 }
                 Ok(_) => {}
-                Err(error) => return Ok(Err(Refusal::from(&error))),
+                Err(error) => return Ok(Err(Failure::from(&error))),
             }
         }
         let progress = Arc::new(Progress::default());
         let _working = self.working("restore", &progress);
         let done = self.bounded(async |engine| engine.restore(request, &progress).await).await?;
         heap::give_back();
-        match &done {
-            Ok(outcome) => {
-                let standing = match outcome {
-                    RestoreOutcome::LeftAlone(standing) => *standing,
-                    RestoreOutcome::Nothing => Standing::Fresh,
-                    RestoreOutcome::Restored { .. } => Standing::Current,
-                };
-                self.was_restored(outcome, standing);
+        let outcome = match done {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.metrics.failed(&error);
+                return Ok(Err(Failure::from(&error)));
             }
-            Err(error) => self.metrics.failed(error),
+        };
+        match self.bounded(async |engine| claim_if_it_may(engine).await).await? {
+            Ok(standing) => self.was_restored(&outcome, standing),
+            // The home is restored all the same; who is the writer is found out before the next snapshot.
+            Err(error) => {
+                log::warn!(error = chain(&error); "restored, but the store did not say who may publish now");
+                self.metrics.failed(&error);
+                self.is_settled = false;
+                self.stands(None);
+            }
         }
-        Ok(done.map(|outcome| report::restored(&outcome)).map_err(|error| Refusal::from(&error)))
+        Ok(Ok(report::restored(&outcome)))
     }
 }
 

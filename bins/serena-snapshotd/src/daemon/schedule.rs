@@ -39,7 +39,7 @@ impl Schedule {
     }
 
     /// One has failed: it is tried again soon, then less and less often, but never less than once in an interval. `chance`
-    /// in 0..=1 keeps many daemons from asking one store at the same moment.
+    /// is a number from 0 to 1; it keeps many daemons from asking one store at the same moment.
     pub fn failed(&mut self, now: Instant, chance: f64) {
         let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16));
         self.failures = self.failures.saturating_add(1);
@@ -109,6 +109,16 @@ mod tests {
         assert_eq!(schedule.due(), Some(start + MINUTE));
         schedule.set_interval(None, start + MINUTE);
         assert_eq!(schedule.due(), None);
+    }
+
+    #[test]
+    fn the_longest_interval_that_can_be_written_can_be_waited_for() {
+        let longest: mcp_daemon::config::Span = "631107417600s".parse().unwrap();
+        let now = Instant::now();
+        let mut schedule = Schedule::new(Some(longest.duration()), now, false);
+        assert_eq!(schedule.due(), Some(now + longest.duration()));
+        schedule.failed(now, 1.0);
+        assert_eq!(schedule.overdue(now + MINUTE), None);
     }
 
     proptest! {

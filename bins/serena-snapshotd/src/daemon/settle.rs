@@ -8,6 +8,18 @@ use crate::progress::Progress;
 /// How often a writer that is just stopping may publish while we restore.
 const ATTEMPTS: u32 = 5;
 
+/// How the home stands after a restore that somebody asked for. One that was a stranger until then, and so has claimed
+/// nothing, becomes the writer now; one that was fenced stays so, because another one is the writer.
+pub(super) async fn claim_if_it_may(engine: &mut Engine) -> Result<Standing, EngineError> {
+    let standing = engine.standing().await?;
+    let may_publish = matches!(standing, Standing::Current | Standing::Empty | Standing::Fresh);
+    if !may_publish || engine.has_claimed() {
+        return Ok(standing);
+    }
+    engine.claim().await?;
+    engine.standing().await
+}
+
 /// Restores a home that is empty, then becomes the writer; how the restore ended, and how the home stands now.
 pub(super) async fn settle(
     engine: &mut Engine,

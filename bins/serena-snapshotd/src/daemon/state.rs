@@ -13,11 +13,11 @@ use crate::report;
 
 /// Shared by the actor and the control socket.
 #[derive(Default)]
-pub struct State(Mutex<Known>);
+pub struct State(Mutex<Facts>);
 
 /// What is known.
 #[derive(Default)]
-pub struct Known {
+pub struct Facts {
     /// How the home and the store stand to each other; `None`: nobody can tell.
     pub standing: Option<Standing>,
     /// What is being done.
@@ -48,7 +48,7 @@ pub struct Working {
 
 impl State {
     /// To read or to change it; never held across an await.
-    pub fn known(&self) -> MutexGuard<'_, Known> {
+    pub fn known(&self) -> MutexGuard<'_, Facts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,12 +1,15 @@
 //! How a daemon becomes the one who publishes: it raises the epoch in `HEAD`, and every older writer finds that at its next
 //! attempt. No clock and no lock object: whoever claims last wins, and a clock that is behind changes nothing.
 
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use mcp_daemon::exit::chain;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Engine, EngineError, Standing};
-use crate::head::{Head, Newest};
+use crate::head::{Head, Pointer};
 use crate::layout::HEAD;
 use crate::settings::Takeover;
 use crate::store::{Conditions, Etag, Replaced};
@@ -43,6 +46,7 @@ impl Engine {
                 return Ok(());
             };
             if self.replace_head(epoch, head.newest, false, Some(&etag)).await? {
+                self.said_alive = Instant::now();
                 self.epoch = Some(epoch);
                 self.is_fenced = false;
                 self.marker.write()?;
@@ -66,10 +70,16 @@ impl Engine {
         self.say_alive(true).await.map(|_still_ours| ())
     }
 
+    /// Whether it has become the writer since it was opened; others may have taken over since.
+    pub fn has_claimed(&self) -> bool {
+        self.epoch.is_some()
+    }
+
     async fn say_alive(&mut self, released: bool) -> Result<bool, EngineError> {
         if self.settings.takeover == Takeover::Now || self.is_fenced {
             return Ok(!self.is_fenced);
         }
+        self.said_alive = Instant::now();
         let Some(epoch) = self.epoch else { return Ok(true) };
         let Some((head, etag)) = self.known.as_ref().and_then(|known| known.head.clone()) else {
             return Ok(true);
@@ -83,11 +93,43 @@ impl Engine {
         Ok(!self.is_fenced)
     }
 
+    /// Waits for a work that may take long. Where newcomers wait, they hear meanwhile that we are alive: what somebody else has
+    /// published in between is known afterwards, so whoever replaces `HEAD` next must compare first.
+    pub(super) async fn alive<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            let due = self.said_alive + RENEW;
+            let must_say =
+                self.settings.takeover == Takeover::Wait && self.epoch.is_some() && !self.is_fenced;
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = sleep_until(due), if must_say => {}
+            }
+            let mut ended = None;
+            let renewed = {
+                let mut renewing = pin!(self.renew());
+                loop {
+                    tokio::select! {
+                        renewed = &mut renewing => break renewed,
+                        done = &mut work, if ended.is_none() => ended = Some(done),
+                    }
+                }
+            };
+            if let Err(error) = renewed {
+                log::warn!(error = chain(&error); "HEAD was not renewed; a newcomer may take over");
+            }
+            if let Some(done) = ended {
+                return done;
+            }
+        }
+    }
+
     /// Replaces `HEAD` if it still is what was expected; whether it did. What the store says is known afterwards.
     pub(super) async fn replace_head(
         &mut self,
         epoch: u64,
-        newest: Newest,
+        newest: Pointer,
         released: bool,
         expected: Option<&Etag>,
     ) -> Result<bool, EngineError> {

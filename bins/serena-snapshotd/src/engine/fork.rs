@@ -29,9 +29,10 @@ impl Engine {
         let gathered = self.gather(&id, &key, last.clone(), work).await?;
         let (draft, sent) = match gathered.taken {
             Taken::Same(seen) => {
-                let of = last.as_ref().map_or(id, |last| last.about.id.clone());
-                self.seen = Some((of.clone(), seen));
-                return Ok(Outcome::Unchanged(of));
+                let last = last.expect("only what there is can be the same");
+                self.seen = Some((last.about.id.clone(), seen));
+                // Kept already, and no more published than before.
+                return Ok(Outcome::Forked(summary(&last, 0, Vec::new()), standing));
             }
             Taken::New(draft) => (draft, gathered.sent),
         };

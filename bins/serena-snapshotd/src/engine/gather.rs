@@ -1,6 +1,7 @@
 //! The reading of a home and the storing of what it makes: packs and blobs, then the manifest, each checked, and every key
 //! written down in the marker before it is used.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -8,15 +9,16 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Engine, EngineError, Summary, blocking, home};
+use super::{Engine, EngineError, Summary, home};
 use crate::digest::{Digest, Hasher};
-use crate::head::Newest;
+use crate::head::Pointer;
 use crate::layout::Id;
 use crate::manifest::{About, Ancestor, Manifest, StoredObject, count, tree_digest};
 use crate::progress::{Progress, Step};
 use crate::settings::{Settings, Verify};
 use crate::store::{Source, Store, StoreError, Trouble};
 use crate::take::{Job, Made, MadeBytes, TakeError, Taken, take};
+use crate::threads::blocking;
 
 /// Serena's own configuration, which lists its projects.
 const SERENA_CONFIG: &str = "serena_config.yml";
@@ -72,28 +74,33 @@ impl Engine {
         let mut failed = None;
         let mut intended = false;
         let (taken, seen) = loop {
-            tokio::select! {
-                biased;
-                Some((made, answer)) = made.recv() => {
-                    let size = made.size;
-                    if !intended {
-                        self.marker.marker.intend(id.clone(), manifest_key.to_owned());
-                        intended = true;
-                    }
-                    work.progress.begin(Step::Sending, size, 0);
-                    let stored = self.store_made(made).await;
-                    sent += size;
-                    let told = match stored {
-                        Ok(()) => Ok(()),
-                        Err(error) => {
-                            failed = Some(error);
-                            Err(called_off())
-                        }
-                    };
-                    let _gone_if_cancelled = answer.send(told);
+            let next = self.alive(async {
+                tokio::select! {
+                    biased;
+                    Some(made) = made.recv() => ControlFlow::Continue(made),
+                    done = &mut reading => ControlFlow::Break(done),
                 }
-                done = &mut reading => break done,
+            });
+            let (made, answer) = match next.await {
+                ControlFlow::Continue(made) => made,
+                ControlFlow::Break(done) => break done,
+            };
+            let size = made.size;
+            if !intended {
+                self.marker.marker.intend(id.clone(), manifest_key.to_owned());
+                intended = true;
             }
+            work.progress.begin(Step::Sending, size, 0);
+            let stored = self.store_made(made).await;
+            sent += size;
+            let told = match stored {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    failed = Some(error);
+                    Err(called_off())
+                }
+            };
+            let _gone_if_cancelled = answer.send(told);
         };
         match (taken, failed) {
             (Ok(taken), None) => {
@@ -122,7 +129,8 @@ impl Engine {
             MadeBytes::Memory(bytes) => Source::Bytes(bytes.clone()),
             MadeBytes::Spooled(file) => Source::File { file, size, sha256 },
         };
-        put_checked(&self.store, &key, source, size, &sha256, self.settings.verify).await?;
+        let (store, verify) = (self.store.clone(), self.settings.verify);
+        self.alive(put_checked(&store, &key, source, size, &sha256, verify)).await?;
         Ok(())
     }
 
@@ -131,7 +139,7 @@ impl Engine {
         &self,
         key: String,
         manifest: &Arc<Manifest>,
-    ) -> Result<Newest, EngineError> {
+    ) -> Result<Pointer, EngineError> {
         let (seal, encoded) = (self.settings.seal.clone(), Arc::clone(manifest));
         let bytes = blocking(move || {
             let mut bytes = Vec::new();
@@ -148,7 +156,7 @@ impl Engine {
         let bytes = bytes.await.map_err(|cause| EngineError::Home { path: key.clone(), cause })?;
         let (size, stored) = (bytes.len() as u64, Digest::of(&bytes));
         put_checked(&self.store, &key, Source::Bytes(bytes), size, &stored, self.settings.verify).await?;
-        Ok(manifest.newest(key, stored))
+        Ok(manifest.pointer(key, stored))
     }
 }
 

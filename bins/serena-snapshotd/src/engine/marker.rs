@@ -8,7 +8,7 @@ use mcp_daemon::files::write_atomic;
 use serde::{Deserialize, Serialize};
 
 use super::EngineError;
-use crate::head::Newest;
+use crate::head::{Pointer, Versioned};
 use crate::layout::Id;
 
 /// The only version there is.
@@ -25,10 +25,10 @@ pub(super) struct Marker {
     pub store: String,
     /// The snapshot that the home descends from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base: Option<Newest>,
+    pub base: Option<Pointer>,
     /// The fork that this home has at the moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fork: Option<Newest>,
+    pub fork: Option<Pointer>,
     /// The nonce of the last `HEAD` that was written from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_nonce: Option<String>,
@@ -76,7 +76,7 @@ impl Marker {
     /// The home is, or comes after, what is published now. The attempt that did it is done; all others have failed, because
     /// each could only have replaced a `HEAD` that is gone. Where it is not known what came before, one of them may be part
     /// of that, and they stay.
-    pub fn descends_from(&mut self, newest: Newest, lineage_is_known: bool) {
+    pub fn descends_from(&mut self, newest: Pointer, lineage_is_known: bool) {
         self.intents.retain(|intent| intent.id != newest.id);
         if lineage_is_known {
             self.leftovers.extend(self.intents.drain(..).flat_map(|intent| intent.keys));
@@ -117,14 +117,19 @@ impl MarkerFile {
 }
 
 fn parse(bytes: &[u8]) -> Result<Marker, String> {
-    let marker: Marker = serde_json::from_slice(bytes).map_err(|error| {
-        format!("not readable as the marker of a home ({error}); once it is moved away, `adopt` decides what is newer")
-    })?;
-    if marker.version == VERSION {
-        Ok(marker)
-    } else {
-        Err(format!("version {}, expected {VERSION}; update serena-snapshotd", marker.version))
+    let unreadable = |error: serde_json::Error| {
+        format!(
+            "not readable as the marker of a home ({error}); once it is moved away, `adopt` decides what is newer"
+        )
+    };
+    // Before the rest, which may look otherwise in a later version.
+    let Versioned { version } = serde_json::from_slice(bytes).map_err(unreadable)?;
+    if version != VERSION {
+        return Err(format!(
+            "written by a newer serena-snapshotd (version {version}, expected {VERSION}); update this one"
+        ));
     }
+    serde_json::from_slice(bytes).map_err(unreadable)
 }
 
 #[cfg(test)]
@@ -134,8 +139,8 @@ mod tests {
     use super::*;
     use crate::digest::Digest;
 
-    fn newest(id: &Id) -> Newest {
-        Newest {
+    fn newest(id: &Id) -> Pointer {
+        Pointer {
             id: id.clone(),
             manifest: id.manifest(false),
             manifest_sha256: Digest::of(b""),
@@ -167,10 +172,13 @@ mod tests {
         let again = MarkerFile::open(path.clone()).unwrap();
         assert_eq!(again.marker.base, file.marker.base);
         std::fs::write(&path, "{}").unwrap();
-        let error = MarkerFile::open(path).unwrap_err().to_string();
+        let error = MarkerFile::open(path.clone()).unwrap_err().to_string();
         assert!(
             error.contains("home.snapshotd.json") && error.contains("missing field `version`"),
             "{error}"
         );
+        std::fs::write(&path, r#"{"version": 2, "descends_from": "something new"}"#).unwrap();
+        let error = MarkerFile::open(path).unwrap_err().to_string();
+        assert!(error.contains("a newer serena-snapshotd (version 2, expected 1)"), "{error}");
     }
 }

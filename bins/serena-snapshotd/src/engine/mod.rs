@@ -11,7 +11,9 @@
 mod claim;
 mod fork;
 mod gather;
+mod list;
 mod marker;
+mod pins;
 mod prune;
 mod publish;
 mod reader;
@@ -27,17 +29,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mcp_daemon::files::{Lock, beside, snapshots_lock};
+use tokio::time::Instant;
 
 pub use self::claim::RENEW;
 use self::marker::MarkerFile;
 use self::reader::Known;
 pub use self::reader::Reader;
 pub use self::said::{
-    EngineError, Outcome, Place, Pruned, RestoreOutcome, RestoreRequest, Row, Selector, Side, Summary,
+    EngineError, Held, Outcome, Place, Pruned, RestoreOutcome, RestoreRequest, Row, Selector, Side, Summary,
 };
 pub use self::standing::Standing;
 use self::standing::{Compared, standing};
-use crate::head::Newest;
+use crate::head::Pointer;
 use crate::layout::Id;
 use crate::manifest::{Manifest, StoredObject};
 use crate::settings::Settings;
@@ -56,6 +59,8 @@ pub struct Engine {
     /// What this process has claimed; a command that works alone never claims.
     epoch: Option<u64>,
     is_fenced: bool,
+    /// When newcomers were last told that we are alive.
+    said_alive: Instant,
     /// It claims, so that it has to claim again once a person has settled a divergence.
     is_daemon: bool,
     /// The manifest that the next reading is compared with.
@@ -68,7 +73,7 @@ pub struct Engine {
     objects: HashMap<Id, Arc<Vec<StoredObject>>>,
     /// What was pinned at the last prune.
     pinned: HashSet<Id>,
-    /// Ancestors of which a shrink has been noticed.
+    /// Ancestors that were pinned because much was gone since; a person may unpin them.
     shrunk: HashSet<Id>,
     /// The newest snapshot when the home was last found to hold something else.
     differs: Option<Id>,
@@ -97,6 +102,7 @@ impl Engine {
             conditions: None,
             epoch: None,
             is_fenced: false,
+            said_alive: Instant::now(),
             is_daemon: false,
             base: None,
             is_cut: false,
@@ -117,11 +123,6 @@ impl Engine {
         self.compare(is_empty).await
     }
 
-    /// What the settings are; [`Engine::set_keep`] changes the part that may change.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     /// Changes what is kept, from the next prune on.
     pub fn set_keep(&mut self, keep: crate::settings::Keep) {
         Arc::make_mut(&mut self.settings).keep = keep;
@@ -130,11 +131,6 @@ impl Engine {
     /// The store itself, for what only reads; needs neither a home nor its lock.
     pub fn reader(&self) -> Reader {
         self.reader.clone()
-    }
-
-    /// Whether `HEAD` cannot be trusted in this store; `None` until it was tried.
-    pub fn ignores_conditions(&self) -> Option<bool> {
-        self.conditions.map(|conditions| conditions == Conditions::Ignored)
     }
 
     /// Asks the store for the newest snapshot, and settles which of our own attempts to publish have worked.
@@ -151,21 +147,21 @@ impl Engine {
 
     /// Finds out which attempts whose end nobody has heard are snapshots now, be it one that others have followed already: the
     /// home descends from the last of them. Where the lineage cannot be read they stay unsettled.
-    async fn settle_intents(&mut self, newest: &Newest) -> Result<(), EngineError> {
+    async fn settle_intents(&mut self, newest: &Pointer) -> Result<(), EngineError> {
         if self.marker.marker.intents.is_empty() {
             return Ok(());
         }
-        let lineage: Vec<Newest> =
+        let lineage: Vec<Pointer> =
             match self.reader.read(&newest.manifest, Some(&newest.manifest_sha256)).await {
                 Ok((manifest, _)) => {
-                    let ancestors = manifest.about.ancestors.into_iter().map(|ancestor| ancestor.newest);
+                    let ancestors = manifest.about.ancestors.into_iter().map(|ancestor| ancestor.pointer);
                     std::iter::once(newest.clone()).chain(ancestors).collect()
                 }
                 Err(EngineError::Damaged(_) | EngineError::Unreadable(_)) => vec![newest.clone()],
                 Err(error) => return Err(error),
             };
         let intents = &mut self.marker.marker.intents;
-        let is_intended = |one: &&Newest| intents.iter().any(|intent| intent.id == one.id);
+        let is_intended = |one: &&Pointer| intents.iter().any(|intent| intent.id == one.id);
         let Some(published) = lineage.iter().find(is_intended).cloned() else { return Ok(()) };
         log::info!(snapshot:% = published.id; "a snapshot had been published though nobody heard of it");
         intents.retain(|intent| lineage.iter().all(|one| one.id != intent.id));
@@ -192,7 +188,7 @@ impl Engine {
             match self.reader.read(&base.manifest, Some(&base.manifest_sha256)).await {
                 Ok((manifest, _)) => {
                     let ancestors = manifest.about.ancestors.into_iter();
-                    let ancestors: Vec<Id> = ancestors.map(|ancestor| ancestor.newest.id).collect();
+                    let ancestors: Vec<Id> = ancestors.map(|ancestor| ancestor.pointer.id).collect();
                     compared.base_ancestors = &ancestors;
                     found = standing(compared);
                 }
@@ -229,7 +225,7 @@ impl Engine {
     }
 
     /// The home descends from this one from now on.
-    fn descend_from(&mut self, newest: Newest) -> Result<(), EngineError> {
+    fn descend_from(&mut self, newest: Pointer) -> Result<(), EngineError> {
         if self.marker.marker.base.as_ref() != Some(&newest) || !self.marker.marker.intents.is_empty() {
             self.marker.marker.store = self.store.to_string();
             self.marker.marker.descends_from(newest, !self.is_cut);
@@ -256,14 +252,6 @@ impl Engine {
         }
         self.conditions = Some(conditions);
         Ok(conditions)
-    }
-}
-
-/// Runs what takes long on a thread of its own.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

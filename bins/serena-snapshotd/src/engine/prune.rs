@@ -106,41 +106,13 @@ impl Engine {
         }
     }
 
-    /// Deletes every fork; for a person who has looked at them.
-    pub async fn drop_forks(&mut self, dry_run: bool) -> Result<Pruned, EngineError> {
-        self.look().await?;
-        let forks = self.reader.listed(FORKS).await?;
-        let mut pruned = Pruned::default();
-        let mut keys = Vec::new();
-        for key in forks {
-            let Some(id) = Id::of_key(&key) else { continue };
-            let objects = match self.objects_of(&id, &key).await {
-                Ok(objects) => objects,
-                Err(EngineError::Damaged(_)) => Arc::default(),
-                Err(error) => return Err(error),
-            };
-            pruned.objects += objects.len() as u64;
-            pruned.bytes += objects.iter().map(|one| one.size).sum::<u64>();
-            pruned.snapshots.push(id);
-            keys.push(key);
-            keys.extend(objects.iter().map(|one| one.key.clone()));
-        }
-        if !dry_run && !keys.is_empty() {
-            self.marker.marker.leftovers.extend(keys);
-            self.marker.marker.fork = None;
-            self.marker.write()?;
-            self.delete_leftovers().await;
-        }
-        Ok(pruned)
-    }
-
     /// Whether a prune could find anything, as far as is known without asking.
     pub(super) fn something_may_go(&self) -> bool {
         let Some(base) = &self.base else { return false };
         let mut lineage = vec![kin(&base.about.id, base.about.created, false)];
         let ancestors = base.about.ancestors.iter();
         lineage.extend(
-            ancestors.map(|one| kin(&one.newest.id, one.created, self.pinned.contains(&one.newest.id))),
+            ancestors.map(|one| kin(&one.pointer.id, one.created, self.pinned.contains(&one.pointer.id))),
         );
         !dispensable(&lineage, &self.settings.keep).is_empty()
     }
@@ -185,8 +157,8 @@ impl Engine {
 
 /// The newest snapshot and those of its ancestors that exist.
 fn lineage(newest: &Manifest, existing: &[String], is_pinned: &dyn Fn(&Id) -> bool) -> Vec<Kin> {
-    let ancestors = newest.about.ancestors.iter().filter(|one| existing.contains(&one.newest.manifest));
-    let ancestors = ancestors.map(|one| kin(&one.newest.id, one.created, is_pinned(&one.newest.id)));
+    let ancestors = newest.about.ancestors.iter().filter(|one| existing.contains(&one.pointer.manifest));
+    let ancestors = ancestors.map(|one| kin(&one.pointer.id, one.created, is_pinned(&one.pointer.id)));
     std::iter::once(kin(&newest.about.id, newest.about.created, true)).chain(ancestors).collect()
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use super::gather::{Work, made, summary};
 use super::retain::{Extent, has_shrunk};
 use super::{Engine, EngineError, Known, Outcome, Standing};
-use crate::head::Newest;
+use crate::head::Pointer;
 use crate::layout::Id;
 use crate::manifest::{About, Ancestor, Manifest, tree_digest};
 use crate::progress::Progress;
@@ -22,6 +22,20 @@ const ATTEMPTS: u32 = 5;
 impl Engine {
     /// Takes a snapshot, and prunes after it. `reason` is `periodic`, `shutdown`, `asked` or `import`.
     pub async fn snapshot(
+        &mut self,
+        reason: &str,
+        progress: &Arc<Progress>,
+        cancelled: &Arc<AtomicBool>,
+    ) -> Result<Outcome, EngineError> {
+        let outcome = self.snapshot_alone(reason, progress, cancelled).await?;
+        if matches!(outcome, Outcome::Published(_)) {
+            self.tidy().await;
+        }
+        Ok(outcome)
+    }
+
+    /// The same without the prune, for which nobody who has asked for a snapshot need wait; [`Engine::tidy`] makes up for it.
+    pub async fn snapshot_alone(
         &mut self,
         reason: &str,
         progress: &Arc<Progress>,
@@ -88,7 +102,6 @@ impl Engine {
             }
             self.base = Some(manifest);
             self.seen = Some((id, seen));
-            self.tidy().await;
             return Ok(Outcome::Published(summary));
         }
         Err(EngineError::Refused("HEAD kept changing; the next snapshot tries again".to_owned()))
@@ -109,11 +122,15 @@ impl Engine {
     }
 
     /// Replaces `HEAD`, where the store keeps its word about conditions; elsewhere the manifest alone counts.
-    async fn make_newest(&mut self, newest: Newest) -> Result<Claimed, EngineError> {
+    pub(super) async fn make_newest(&mut self, newest: Pointer) -> Result<Claimed, EngineError> {
         if self.conditions().await? == Conditions::Ignored {
             self.descend_from(newest.clone())?;
             self.known = Some(Known { newest: Some(newest), head: None });
             return Ok(Claimed::Newest);
+        }
+        // What was heard while we worked counts: somebody else may have published.
+        if let standing @ (Standing::Diverged | Standing::Fenced) = self.compare(false).await? {
+            return Ok(Claimed::Refused(standing));
         }
         for _ in 0..ATTEMPTS {
             let known = self.known.as_ref().ok_or_else(super::cannot_tell)?;
@@ -172,7 +189,7 @@ impl Engine {
         let newest = self.known.as_ref().and_then(|known| known.newest.clone());
         let (Some(base), Some(newest)) = (base, newest) else { return Vec::new() };
         let exists = |ancestor: &&Ancestor| {
-            self.existing.as_ref().is_none_or(|existing| existing.contains(&ancestor.newest.id))
+            self.existing.as_ref().is_none_or(|existing| existing.contains(&ancestor.pointer.id))
         };
         let older = base.about.ancestors.iter().filter(exists).cloned();
         std::iter::once(base.as_ancestor(newest)).chain(older).take(MAX_ANCESTORS).collect()
@@ -185,7 +202,7 @@ impl Engine {
         let before =
             Extent { files: base.about.files, bytes: base.about.bytes, projects: base.about.projects };
         let exists = |ancestor: &&Ancestor| {
-            self.existing.as_ref().is_none_or(|existing| existing.contains(&ancestor.newest.id))
+            self.existing.as_ref().is_none_or(|existing| existing.contains(&ancestor.pointer.id))
         };
         let largest = base.about.ancestors.iter().filter(exists).max_by_key(|one| (one.bytes, one.files));
         let mut pinned = Vec::new();
@@ -195,14 +212,17 @@ impl Engine {
         if let Some(largest) = largest {
             let was = Extent { files: largest.files, bytes: largest.bytes, projects: None };
             if (was.bytes, was.files) > (before.bytes, before.files) && has_shrunk(was, now) {
-                pinned.push((largest.newest.id.clone(), was.files));
+                pinned.push((largest.pointer.id.clone(), was.files));
             }
         }
         for (id, files_before) in pinned {
-            if self.shrunk.insert(id.clone()) {
-                log::warn!(files_before, files, pinned:% = id; "much is gone since this snapshot, which is pinned");
-                self.reader.put_pin(&id, super::reader::SHRUNK).await?;
+            if self.shrunk.contains(&id) {
+                continue;
             }
+            self.reader.put_pin(&id, super::pins::SHRUNK).await?;
+            log::warn!(files_before, files, pinned:% = id; "much is gone since this snapshot, which is pinned");
+            // Not before it is pinned: the next attempt must try again.
+            self.shrunk.insert(id);
         }
         Ok(())
     }
@@ -217,9 +237,9 @@ impl Engine {
         self.marker.write()
     }
 
-    /// After a snapshot: deletes what failed attempts have left, and what need not be kept. It only saves room, so a failure
-    /// is for the log.
-    pub(super) async fn tidy(&mut self) {
+    /// After a snapshot was published: deletes what failed attempts have left, and what need not be kept. It only saves room,
+    /// so a failure is for the log.
+    pub async fn tidy(&mut self) {
         self.delete_leftovers().await;
         if !self.something_may_go() {
             return;
@@ -238,7 +258,7 @@ impl Engine {
 }
 
 /// How an attempt to publish stands.
-enum Claimed {
+pub(super) enum Claimed {
     /// Ours is the newest, or may become it.
     Newest,
     /// The home must be compared with a newer base of our own.

@@ -9,11 +9,12 @@ use super::{
     Engine, EngineError, Outcome, RestoreOutcome, RestoreRequest, Selector, Side, Standing, home, is_empty,
     journal,
 };
-use crate::head::Newest;
+use crate::digest::Digest;
+use crate::head::Pointer;
 use crate::layout::{Id, MANIFESTS};
 use crate::manifest::Manifest;
 use crate::progress::Progress;
-use crate::restore::{Plan, RestoreError, Restored, Target, restore};
+use crate::restore::{Restoration, RestoreError, Restored, Target, restore};
 
 impl Engine {
     /// Puts a snapshot back. An error means that nobody can tell whether there is one, or that it did not work; the home is as
@@ -45,79 +46,102 @@ impl Engine {
             .filter(|root| request.replace || is_empty(&root.path))
             .map(|root| Target { name: root.name.clone(), path: root.path.clone() })
             .collect();
-        let roots = self.settings.roots.iter().map(|root| root.path.clone());
-        let left_alone: Vec<PathBuf> =
-            roots.filter(|path| targets.iter().all(|target| target.path != *path)).collect();
         let mut passed_over = Vec::new();
-        let candidates = self.candidates(request.which.as_ref(), &newest).await?;
-        for key in candidates {
+        for (id, key) in self.candidates(request.which.as_ref(), &newest).await? {
             let expected = (key == newest.manifest).then_some(&newest.manifest_sha256);
-            let mut read = self.reader.read(&key, expected).await;
-            if matches!(read, Err(EngineError::Damaged(_))) {
-                // It may have happened on the way.
-                read = self.reader.read(&key, expected).await;
-            }
-            let why = match read {
-                Ok((manifest, _)) => match self.put_back(Arc::new(manifest), &targets, progress).await {
-                    Ok((manifest, restored)) => {
-                        let id = manifest.about.id.clone();
-                        if !passed_over.is_empty() {
-                            log::error!(snapshot:% = id, damaged:% = newest.id; "newer snapshots are damaged, restored an older one");
-                        }
-                        let left_alone: Vec<PathBuf> =
-                            left_alone.into_iter().filter(|path| self.is_in(&manifest, path)).collect();
-                        for root in &left_alone {
-                            log::error!(root:% = root.display(), pinned:% = newest.id; "this root is not empty and was left alone; the snapshot that has it is pinned");
-                        }
-                        if !(passed_over.is_empty() && left_alone.is_empty()) {
-                            self.reader.put_pin(&newest.id, super::reader::SHRUNK).await?;
-                        }
-                        // What comes next follows the newest one, whichever was put back: so nothing of the lineage is lost.
-                        self.marker.marker.store = self.store.to_string();
-                        self.marker.marker.base = Some(newest);
-                        // What was kept aside while the home was another one stays.
-                        self.marker.marker.fork = None;
-                        self.marker.write()?;
-                        self.seen = None;
-                        let Restored { files, bytes, kept } = restored;
-                        log::info!(snapshot:% = id, files, bytes; "restored");
-                        return Ok(RestoreOutcome::Restored {
-                            id,
-                            files,
-                            bytes,
-                            kept,
-                            passed_over,
-                            left_alone,
-                        });
+            let why = match self.read_twice(&key, expected).await {
+                Ok(manifest) => {
+                    let left_alone = self.left_alone(&manifest, &targets);
+                    if !(passed_over.is_empty() && left_alone.is_empty()) {
+                        // Before the home changes: what it will not hold must outlive the next prune.
+                        self.reader.put_pin(&newest.id, super::pins::SHRUNK).await?;
                     }
-                    Err(RestoreError::Damaged(why)) => why,
-                    Err(error) => return Err(error.into()),
-                },
+                    match self.put_back(manifest, &targets, progress).await {
+                        Ok(restored) => {
+                            self.now_holds(&id, newest, &passed_over, &left_alone)?;
+                            let Restored { files, bytes, kept } = restored;
+                            log::info!(snapshot:% = id, files, bytes; "restored");
+                            return Ok(RestoreOutcome::Restored {
+                                id,
+                                files,
+                                bytes,
+                                kept,
+                                passed_over,
+                                left_alone,
+                            });
+                        }
+                        Err(RestoreError::Damaged(why)) => why,
+                        Err(error) => return Err(error.into()),
+                    }
+                }
                 Err(EngineError::Damaged(why)) => why,
                 Err(error) => return Err(error),
             };
-            log::error!(manifest = key.as_str(), why = why.as_str(); "this snapshot is damaged");
-            passed_over.push((key, why));
+            log::error!(snapshot:% = id, why = why.as_str(); "this snapshot is damaged");
+            passed_over.push((id, why));
         }
-        let whys: Vec<String> = passed_over.into_iter().map(|(key, why)| format!("{key}: {why}")).collect();
+        let whys: Vec<String> = passed_over.into_iter().map(|(id, why)| format!("{id}: {why}")).collect();
         Err(EngineError::Damaged(format!("no snapshot is whole: {}", whys.join("; "))))
     }
 
+    async fn read_twice(&self, key: &str, expected: Option<&Digest>) -> Result<Arc<Manifest>, EngineError> {
+        let read = match self.reader.read(key, expected).await {
+            // It may have happened on the way.
+            Err(EngineError::Damaged(_)) => self.reader.read(key, expected).await,
+            read => read,
+        };
+        Ok(Arc::new(read?.0))
+    }
+
     async fn put_back(
-        &self,
+        &mut self,
         manifest: Arc<Manifest>,
         targets: &[Target],
         progress: &Arc<Progress>,
-    ) -> Result<(Arc<Manifest>, Restored), RestoreError> {
-        let seal = self.settings.seal.as_ref();
-        let plan = Plan { manifest: &manifest, store: &self.store, seal, targets, progress };
-        let journal = journal(home(&self.settings));
-        let restored = match restore(&plan, &journal).await {
-            // It may have happened on the way.
-            Err(RestoreError::Damaged(_)) => restore(&plan, &journal).await?,
-            restored => restored?,
-        };
-        Ok((manifest, restored))
+    ) -> Result<Restored, RestoreError> {
+        let (settings, store) = (Arc::clone(&self.settings), self.store.clone());
+        self.alive(async {
+            let seal = settings.seal.as_ref();
+            let plan = Restoration { manifest: &manifest, store: &store, seal, targets, progress };
+            let journal = journal(home(&settings));
+            match restore(&plan, &journal).await {
+                // It may have happened on the way.
+                Err(RestoreError::Damaged(_)) => restore(&plan, &journal).await,
+                restored => restored,
+            }
+        })
+        .await
+    }
+
+    /// Notes which snapshot the home holds now, and which one it follows.
+    fn now_holds(
+        &mut self,
+        id: &Id,
+        newest: Pointer,
+        passed_over: &[(Id, String)],
+        left_alone: &[PathBuf],
+    ) -> Result<(), EngineError> {
+        if !passed_over.is_empty() {
+            log::error!(snapshot:% = id, damaged:% = newest.id; "newer snapshots are damaged, restored an older one");
+        }
+        for root in left_alone {
+            log::error!(root:% = root.display(), pinned:% = newest.id; "this root is not empty and was left alone; the snapshot that has it is pinned");
+        }
+        // What comes next follows the newest one, whichever was put back: so nothing of the lineage is lost.
+        self.marker.marker.store = self.store.to_string();
+        self.marker.marker.base = Some(newest);
+        // What was kept aside while the home was another one stays.
+        self.marker.marker.fork = None;
+        self.marker.write()?;
+        self.seen = None;
+        Ok(())
+    }
+
+    /// Roots that have files in a snapshot, and do not get them, because what is there is not empty.
+    fn left_alone(&self, manifest: &Manifest, targets: &[Target]) -> Vec<PathBuf> {
+        let roots = self.settings.roots.iter().map(|root| &root.path);
+        let others = roots.filter(|path| targets.iter().all(|target| target.path != **path));
+        others.filter(|path| self.is_in(manifest, path)).cloned().collect()
     }
 
     /// Whether the root at this place has files in a snapshot.
@@ -134,16 +158,18 @@ impl Engine {
     async fn candidates(
         &self,
         which: Option<&Selector>,
-        newest: &Newest,
-    ) -> Result<Vec<String>, EngineError> {
+        newest: &Pointer,
+    ) -> Result<Vec<(Id, String)>, EngineError> {
         if let Some(which) = which.filter(|which| **which != Selector::Latest) {
-            return Ok(vec![self.reader.find(which).await?.1.manifest]);
+            let found = self.reader.find(which).await?.1;
+            return Ok(vec![(found.id, found.manifest)]);
         }
         let order = |id: &Id| (id.epoch, id.seq);
         let older = self.reader.listed(MANIFESTS).await?.into_iter();
+        let older = older.filter_map(|key| Some((Id::of_key(&key)?, key)));
         // What is not older has never been the newest: an attempt that failed.
-        let older = older.filter(|key| Id::of_key(key).is_some_and(|id| order(&id) < order(&newest.id)));
-        Ok(std::iter::once(newest.manifest.clone()).chain(older).collect())
+        let older = older.filter(|(id, _)| order(id) < order(&newest.id));
+        Ok(std::iter::once((newest.id.clone(), newest.manifest.clone())).chain(older).collect())
     }
 
     /// Chooses a side of a divergence.

@@ -5,22 +5,22 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use mcp_daemon::exit::Exit;
+use mcp_daemon::exit::{Exit, Failure};
 
 use super::Standing;
 use crate::layout::{Id, NameError};
-use crate::restore::RestoreError;
+use crate::restore::{RestoreError, of_system};
 use crate::store::StoreError;
 use crate::take::TakeError;
 
 /// How a snapshot ended.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// It is kept in `forks/`, because the home may not be published.
+    /// It is kept in `forks/`, just now or since before, because the home may not be published.
     Forked(Summary, Standing),
     /// It is the newest now.
     Published(Summary),
-    /// The home holds what the newest snapshot, or its own fork, holds; nothing was stored.
+    /// The home holds what the newest snapshot holds; nothing was stored.
     Unchanged(Id),
 }
 
@@ -67,8 +67,8 @@ pub enum RestoreOutcome {
         bytes: u64,
         /// The places of what was there before.
         kept: Vec<PathBuf>,
-        /// Newer snapshots that could not be used, and why.
-        passed_over: Vec<(String, String)>,
+        /// Newer snapshots that are damaged, and why.
+        passed_over: Vec<(Id, String)>,
         /// Roots of the snapshot that were not put back, because what is there is not empty.
         left_alone: Vec<PathBuf>,
     },
@@ -114,16 +114,23 @@ impl fmt::Display for Selector {
 pub struct Row {
     /// Which.
     pub id: Id,
+    /// What it holds, or why that cannot be read.
+    pub held: Result<Held, String>,
+    /// What it is.
+    pub place: Place,
+    /// Why it is kept whatever `prune` counts: `pin`, `before a shrink`.
+    pub pinned: Option<&'static str>,
+}
+
+/// What a snapshot of a list holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Held {
     /// When it was made, by the clock of who made it.
     pub created: Timestamp,
     /// Files in it.
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// What it is.
-    pub place: Place,
-    /// Why it is kept whatever `prune` counts: `pin`, `before a shrink`.
-    pub pinned: Option<&'static str>,
 }
 
 /// What a snapshot in a list is.
@@ -198,28 +205,23 @@ impl EngineError {
     /// How a command ends that failed for this reason.
     pub fn exit(&self) -> Exit {
         match self {
-            EngineError::Store(error)
-            | EngineError::Take(TakeError::Deliver(error))
-            | EngineError::Restore(RestoreError::Store(error)) => error.exit(),
-            EngineError::Home { cause, .. }
-            | EngineError::Take(TakeError::System { cause, .. })
-            | EngineError::Restore(RestoreError::System { cause, .. }) => of_system(cause),
-            EngineError::Damaged(_) | EngineError::Restore(RestoreError::Damaged(_)) => Exit::TryAgain,
-            EngineError::Lock(_) | EngineError::Take(TakeError::Cancelled) => Exit::TryAgain,
+            EngineError::Store(error) | EngineError::Take(TakeError::Deliver(error)) => error.exit(),
+            EngineError::Home { cause, .. } | EngineError::Take(TakeError::System { cause, .. }) => {
+                of_system(cause)
+            }
+            EngineError::Restore(error) => error.exit(),
+            EngineError::Damaged(_) | EngineError::Lock(_) | EngineError::Take(TakeError::Cancelled) => {
+                Exit::TryAgain
+            }
             EngineError::Unreadable(_) => Exit::Config,
             EngineError::NoSuchSnapshot(_) | EngineError::Refused(_) => Exit::Unavailable,
         }
     }
 }
 
-/// Room can be made; a place that may not be written is a mistake in the settings.
-fn of_system(cause: &std::io::Error) -> Exit {
-    match cause.kind() {
-        std::io::ErrorKind::NotFound
-        | std::io::ErrorKind::PermissionDenied
-        | std::io::ErrorKind::ReadOnlyFilesystem
-        | std::io::ErrorKind::NotADirectory
-        | std::io::ErrorKind::InvalidData => Exit::Config,
-        _ => Exit::TryAgain,
+/// The one answer that an error becomes, whether a command ends with it or the daemon says it.
+impl From<&EngineError> for Failure {
+    fn from(error: &EngineError) -> Self {
+        Failure::new(error.exit(), error)
     }
 }

@@ -55,7 +55,7 @@ pub struct Unpacked {
 
 /// What an archive has at a path so far.
 #[derive(Clone, Copy, PartialEq)]
-enum Seen {
+enum Already {
     File,
     Link,
     /// It has things in it, but no entry of its own yet.
@@ -68,7 +68,7 @@ struct Extraction {
     tree: Tree,
     limits: Limits,
     entries: u64,
-    seen: HashMap<Vec<u8>, Seen>,
+    seen: HashMap<Vec<u8>, Already>,
     links: Vec<(Vec<u8>, Vec<u8>, i64)>,
     directories: Vec<(Vec<u8>, u32, i64)>,
     buffer: Box<[u8]>,
@@ -126,13 +126,13 @@ impl Extraction {
         };
         self.parents(&path).map_err(|why| refused(&item.path, why))?;
         let seen = match &item.kind {
-            ItemKind::Directory => Seen::Directory,
-            ItemKind::File | ItemKind::HardLink(_) => Seen::File,
-            ItemKind::Link(_) => Seen::Link,
-            ItemKind::Other(_) => Seen::LeftOut,
+            ItemKind::Directory => Already::Directory,
+            ItemKind::File | ItemKind::HardLink(_) => Already::File,
+            ItemKind::Link(_) => Already::Link,
+            ItemKind::Other(_) => Already::LeftOut,
         };
         match (self.seen.get(&path), seen) {
-            (None, _) | (Some(Seen::ImpliedDirectory), Seen::Directory) => {}
+            (None, _) | (Some(Already::ImpliedDirectory), Already::Directory) => {}
             (Some(_), _) => return Err(refused(&item.path, "twice in the archive")),
         }
         let is_new = self.seen.insert(path.clone(), seen).is_none();
@@ -163,12 +163,12 @@ impl Extraction {
             }
             let above = &path[..end];
             match self.seen.get(above) {
-                Some(Seen::Directory | Seen::ImpliedDirectory) => {}
-                Some(Seen::Link) => return Err(format!("below `{}`, which is a link", shown(above))),
+                Some(Already::Directory | Already::ImpliedDirectory) => {}
+                Some(Already::Link) => return Err(format!("below `{}`, which is a link", shown(above))),
                 Some(_) => return Err(format!("below `{}`, which is no directory", shown(above))),
                 None => {
                     self.tree.make_directory(above).map_err(|error| error.to_string())?;
-                    self.seen.insert(above.to_vec(), Seen::ImpliedDirectory);
+                    self.seen.insert(above.to_vec(), Already::ImpliedDirectory);
                 }
             }
         }
@@ -194,8 +194,10 @@ impl Extraction {
 
     /// A file of its own with the same bytes: what was one file with two names in the container.
     fn hard_link(&mut self, path: &[u8], mode: u32, mtime: i64, target: &[u8]) -> Result<(), ImportError> {
-        let of =
-            plain(target).ok().flatten().filter(|of| self.seen.get(of) == Some(&Seen::File) && **of != *path);
+        let of = plain(target)
+            .ok()
+            .flatten()
+            .filter(|of| self.seen.get(of) == Some(&Already::File) && **of != *path);
         let Some(of) = of else {
             return Err(refused(
                 path,

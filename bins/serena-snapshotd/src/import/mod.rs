@@ -13,11 +13,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use mcp_daemon::exit::Exit;
 use tokio::sync::mpsc;
 
 pub use self::extract::{Limits, Unpacked, unpack};
-use crate::restore::blocking;
+use crate::restore::of_system;
 use crate::store::{Reading, Store, StoreError, Trouble};
+use crate::threads::blocking;
 
 /// Names the newest archive.
 const LATEST: &str = "LATEST";
@@ -58,6 +60,16 @@ pub enum ImportError {
 }
 
 impl ImportError {
+    /// How a command ends that failed for this reason.
+    pub fn exit(&self) -> Exit {
+        match self {
+            ImportError::NoArchive(_) => Exit::Unavailable,
+            ImportError::Refused { .. } => Exit::TryAgain,
+            ImportError::Store(error) => error.exit(),
+            ImportError::System { cause, .. } => of_system(cause),
+        }
+    }
+
     fn of(self, name: &str) -> Self {
         match self {
             ImportError::Refused { why, .. } => ImportError::Refused { archive: name.to_owned(), why },

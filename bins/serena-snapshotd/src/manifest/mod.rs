@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use self::check::{MAX_ENTRIES, PathError, check_path};
 pub use self::text::{MAX_STORED, ManifestError};
 use crate::digest::{Digest, Hasher};
-use crate::head::Newest;
+use crate::head::Pointer;
 use crate::layout::Id;
 
 /// The name of the home among the roots, and so the first component of its paths.
@@ -71,7 +71,7 @@ pub struct StoredObject {
 pub struct Ancestor {
     /// Which, and its manifest.
     #[serde(flatten)]
-    pub newest: Newest,
+    pub pointer: Pointer,
     /// When it was made, by the clock of who made it.
     pub created: Timestamp,
     /// Files in it.
@@ -141,15 +141,15 @@ pub fn tree_digest(entries: &[Entry]) -> Digest {
 }
 
 impl Manifest {
-    /// This snapshot in a few words, given how its manifest is stored.
-    pub fn newest(&self, key: String, stored: Digest) -> Newest {
-        Newest { id: self.about.id.clone(), manifest: key, manifest_sha256: stored, tree: self.about.tree }
+    /// What names this snapshot, given how its manifest is stored.
+    pub fn pointer(&self, key: String, stored: Digest) -> Pointer {
+        Pointer { id: self.about.id.clone(), manifest: key, manifest_sha256: stored, tree: self.about.tree }
     }
 
     /// This snapshot as an ancestor of the next.
-    pub fn as_ancestor(&self, newest: Newest) -> Ancestor {
+    pub fn as_ancestor(&self, pointer: Pointer) -> Ancestor {
         let About { created, files, bytes, .. } = self.about;
-        Ancestor { newest, created, files, bytes }
+        Ancestor { pointer, created, files, bytes }
     }
 
     /// The entry of a path, root included.

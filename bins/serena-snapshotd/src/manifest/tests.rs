@@ -50,7 +50,7 @@ fn manifest(entries: Vec<Entry>) -> Manifest {
     let (files, bytes, unsettled) = count(&entries);
     let id = Id::new(2, 1);
     let parent = Id::new(1, 1);
-    let newest = Newest {
+    let pointer = Pointer {
         manifest: parent.manifest(false),
         id: parent,
         manifest_sha256: Digest::of(b"m"),
@@ -69,7 +69,7 @@ fn manifest(entries: Vec<Entry>) -> Manifest {
         unsettled,
         projects: Some(3),
         objects: objects.map(|key| StoredObject { key, size: 7 }).into(),
-        ancestors: vec![Ancestor { newest, created: Timestamp::UNIX_EPOCH, files: 1, bytes: 2 }],
+        ancestors: vec![Ancestor { pointer, created: Timestamp::UNIX_EPOCH, files: 1, bytes: 2 }],
     };
     Manifest { about, entries }
 }
@@ -159,4 +159,22 @@ fn it_is_json_with_one_entry_a_line() {
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["entries"][1]["link"], "/etc");
     assert_eq!(text.lines().filter(|line| line.contains("\"path\"")).count(), 2);
+}
+
+#[test]
+fn one_of_a_later_version_is_no_damage_whatever_else_is_in_it() {
+    for text in [
+        "{\n  \"version\": 2,\n  \"id\": 7, \"entries\": \"elsewhere\"}",
+        "{\"version\":2}",
+        "{ \"version\" : 2 , \"entries\": [{\"path\": \"home\", \"acl\": []}]}",
+    ] {
+        let stored = zstd::encode_all(text.as_bytes(), 3).unwrap();
+        let read = Manifest::read(&stored[..]);
+        assert!(matches!(read, Err(ManifestError::Version(2))), "{text}: {read:?}");
+    }
+    for damaged in ["", "{", "{\"version\": ", "{\"version\": 1", "{\"version\": x}", "{\"version\": 1}"] {
+        let stored = zstd::encode_all(damaged.as_bytes(), 3).unwrap();
+        let read = Manifest::read(&stored[..]);
+        assert!(matches!(read, Err(ManifestError::Json(_))), "{damaged}: {read:?}");
+    }
 }

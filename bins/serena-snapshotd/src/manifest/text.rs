@@ -19,6 +19,8 @@ const MAX_TEXT: u64 = 1024 * 1024 * 1024;
 const MAX_WINDOW: u32 = 24;
 /// The only version there is.
 const VERSION: u32 = 1;
+/// The version stands within so many bytes.
+const OPENING: u64 = 64;
 /// zstd's own default.
 const LEVEL: i32 = 3;
 
@@ -43,7 +45,9 @@ pub enum ManifestError {
     #[error("manifest cannot be unpacked")]
     Zstd(#[from] io::Error),
     /// Written by a later version of this program.
-    #[error("manifest has version {0}, expected {VERSION}; update serena-snapshotd")]
+    #[error(
+        "manifest was written by a newer serena-snapshotd (version {0}, expected {VERSION}); update this one"
+    )]
     Version(u32),
 }
 
@@ -111,13 +115,29 @@ impl Manifest {
     pub fn read(from: impl Read) -> Result<Self, ManifestError> {
         let mut text = zstd::Decoder::new(from)?;
         text.window_log_max(MAX_WINDOW)?;
-        let text = text.take(MAX_TEXT);
-        let Text { version, about, entries } = serde_json::from_reader(BufReader::new(text))?;
+        let mut text = text.take(MAX_TEXT);
+        let mut opening = Vec::new();
+        text.by_ref().take(OPENING).read_to_end(&mut opening)?;
+        // Before the rest, which may look otherwise in a later version.
+        match version_in(&opening) {
+            Some(VERSION) | None => {}
+            Some(other) => return Err(ManifestError::Version(other)),
+        }
+        let text = BufReader::new(opening.chain(text));
+        let Text { version, about, entries } = serde_json::from_reader(text)?;
         if version != VERSION {
             return Err(ManifestError::Version(version));
         }
         Manifest { about, entries }.check()
     }
+}
+
+/// The version that a manifest begins with; it is the first member in every version.
+fn version_in(opening: &[u8]) -> Option<u32> {
+    let rest = opening.trim_ascii_start().strip_prefix(b"{")?.trim_ascii_start();
+    let rest = rest.strip_prefix(b"\"version\"")?.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
+    let digits = rest.iter().position(|byte| !byte.is_ascii_digit())?;
+    str::from_utf8(&rest[..digits]).ok()?.parse().ok()
 }
 
 fn line(entry: &Entry) -> Line<'_> {

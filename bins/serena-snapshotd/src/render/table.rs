@@ -17,6 +17,9 @@ pub fn list(rows: &Value, now: Timestamp) -> String {
             "ancestor" => vec![],
             other => vec![other],
         };
+        if !row["problem"].is_null() {
+            what.push("cannot be read");
+        }
         match text(&row["pinned"]) {
             "" => {}
             "pin" => what.push("pinned"),
@@ -26,14 +29,22 @@ pub fn list(rows: &Value, now: Timestamp) -> String {
             row["seq"].to_string(),
             created.map_or_else(|| "-".to_owned(), moment),
             age.map_or_else(|| "-".to_owned(), spell),
-            row["files"].to_string(),
-            bytes(&row["bytes"]),
+            known(&row["files"], Value::to_string),
+            known(&row["bytes"], bytes),
             if what.is_empty() { "-".to_owned() } else { what.join(", ") },
             text(&row["id"]).to_owned(),
         ]
     });
-    let rows: Vec<[String; 7]> = cells.collect();
-    table(HEADINGS, &NUMBERS, &rows).iter().map(|line| format!("{line}\n")).collect()
+    let cells: Vec<[String; 7]> = cells.collect();
+    let lines = table(HEADINGS, &NUMBERS, &cells).into_iter();
+    let problem = |row: &Value| Some(format!("{}: {}", text(&row["id"]), clean(row["problem"].as_str()?)));
+    let problems = rows.as_array().into_iter().flatten().filter_map(problem);
+    lines.chain(problems).map(|line| format!("{line}\n")).collect()
+}
+
+/// What is not known, because the snapshot cannot be read, is a dash.
+fn known(value: &Value, shown: impl Fn(&Value) -> String) -> String {
+    if value.is_null() { "-".to_owned() } else { shown(value) }
 }
 
 /// One snapshot with all that is in it.

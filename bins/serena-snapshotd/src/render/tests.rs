@@ -21,6 +21,18 @@ fn a_list_is_aligned_and_says_what_is_special() {
             "files": seq * 100, "bytes": bytes, "place": place, "pinned": pinned,
         })
     };
+    let unreadable = json!({
+        "id": "0000000001-000002-0123456789abcdef", "seq": 1, "created": null, "files": null, "bytes": null,
+        "place": "fork", "pinned": null, "problem": "cut\noff",
+    });
+    let table = list(&json!([unreadable]), "2026-11-21T10:02:00.5Z".parse().unwrap());
+    assert_eq!(
+        table.lines().skip(1).collect::<Vec<_>>(),
+        [
+            "     1  -       -      -     -  fork, cannot be read  0000000001-000002-0123456789abcdef",
+            "0000000001-000002-0123456789abcdef: cut off",
+        ]
+    );
     let rows = json!([
         row(12, "newest", None, 5 << 20),
         row(2, "ancestor", Some("pin"), 9),
@@ -84,6 +96,18 @@ fn an_outcome_is_one_sentence() {
         "s",
     );
     assert_eq!(shown, "restored x into /h: 2 files, 9 B\nwhat was there before is in /h.before-restore");
+    let shown = restored(
+        &json!({
+            "outcome": "restored", "id": "x", "files": 2, "bytes": 9, "kept": [],
+            "passed_over": [{ "id": "0000000012-000001-0123456789abcdef", "why": "cut\u{1b} off" }],
+            "left_alone": ["/srv/web/.serena"],
+        }),
+        "/h",
+        "s",
+    );
+    let lines: Vec<_> = shown.lines().collect();
+    assert!(lines[1].starts_with("/srv/web/.serena is not empty and was left alone"), "{shown}");
+    assert_eq!(lines[2], "damaged, passed over: 0000000012-000001-0123456789abcdef: cut  off");
     assert_eq!(
         pruned(&json!({ "snapshots": ["x"], "objects": 2, "bytes": 1024, "dry_run": true })),
         "would delete x\nwould delete 2 objects, 1.0 KiB"

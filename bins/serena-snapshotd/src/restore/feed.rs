@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
+use super::RestoreError;
 use super::tarball::bad;
 use super::unpack::{Flaw, Sink, Wants, unpack};
-use super::{RestoreError, blocking};
 use crate::digest::{Digest, Hasher};
 use crate::layout::{BLOBS, PACKS};
 use crate::seal::Seal;
 use crate::store::{Reading, Store, StoreError};
+use crate::threads::blocking;
 
 /// Pieces of some 256 KiB that are fetched ahead.
 const AHEAD: usize = 16;
@@ -59,6 +60,7 @@ pub(crate) async fn read_object<S: Sink + Send + 'static>(
         // What could not be fetched could not be unpacked either.
         (Err(_), Err(error)) => Err(error.into()),
         (Err(Flaw::Damaged(why)), Ok(())) => damaged(why),
+        (Err(Flaw::Locked(why)), Ok(())) => Err(RestoreError::Locked(format!("{key}: {why}"))),
         (Err(Flaw::Stopped) | Ok(()), _) => Ok(()),
     };
     (sink, ended)

@@ -21,6 +21,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mcp_daemon::exit::Exit;
+
 use self::feed::read_object;
 use self::pour::Pour;
 use self::stage::Stage;
@@ -29,6 +31,7 @@ use crate::manifest::{Kind, Manifest};
 use crate::progress::{Progress, Step};
 use crate::seal::Seal;
 use crate::store::{Store, StoreError};
+use crate::threads::blocking;
 
 /// Where a root goes.
 #[derive(Clone, Debug)]
@@ -40,7 +43,7 @@ pub struct Target {
 }
 
 /// What is to be put back.
-pub struct Plan<'a> {
+pub struct Restoration<'a> {
     /// The snapshot.
     pub manifest: &'a Arc<Manifest>,
     /// Where its bytes are.
@@ -70,6 +73,9 @@ pub enum RestoreError {
     /// The bytes in the store are not those of the snapshot.
     #[error("{0}")]
     Damaged(String),
+    /// Bytes that may be whole, but are encrypted to other keys than ours: no damage, so nothing older is put in their place.
+    #[error("{0}")]
+    Locked(String),
     /// The store did not deliver.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -84,15 +90,37 @@ pub enum RestoreError {
 }
 
 impl RestoreError {
+    /// How a command ends that failed for this reason.
+    pub fn exit(&self) -> Exit {
+        match self {
+            RestoreError::Damaged(_) => Exit::TryAgain,
+            RestoreError::Locked(_) => Exit::Config,
+            RestoreError::Store(error) => error.exit(),
+            RestoreError::System { cause, .. } => of_system(cause),
+        }
+    }
+
     /// Something of the system failed at this path.
     fn system(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> RestoreError {
         move |cause| RestoreError::System { path: path.as_ref().display().to_string(), cause }
     }
 }
 
+/// Room can be made; a place that may not be written is a mistake in the settings.
+pub(crate) fn of_system(cause: &io::Error) -> Exit {
+    match cause.kind() {
+        io::ErrorKind::NotFound
+        | io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::InvalidData => Exit::Config,
+        _ => Exit::TryAgain,
+    }
+}
+
 /// Stages, checks and swaps. `journal` is a file beside the home that says, after a crash, what was under way; a call that
 /// is given up half way is such a crash.
-pub async fn restore(plan: &Plan<'_>, journal: &Path) -> Result<Restored, RestoreError> {
+pub async fn restore(plan: &Restoration<'_>, journal: &Path) -> Result<Restored, RestoreError> {
     let before = journal.to_owned();
     blocking(move || resume(&before)).await?;
     match attempt(plan, journal, false).await {
@@ -125,7 +153,7 @@ impl From<RestoreError> for Failed {
     }
 }
 
-async fn attempt(plan: &Plan<'_>, journal: &Path, inside: bool) -> Result<Restored, Failed> {
+async fn attempt(plan: &Restoration<'_>, journal: &Path, inside: bool) -> Result<Restored, Failed> {
     let (manifest, targets, path) = (plan.manifest.clone(), plan.targets.to_vec(), journal.to_owned());
     let stage = blocking(move || Stage::prepare(&manifest, &targets, &path, inside)).await?;
     let stage = Arc::new(stage);
@@ -147,7 +175,7 @@ async fn attempt(plan: &Plan<'_>, journal: &Path, inside: bool) -> Result<Restor
 }
 
 /// Fetches, checks and writes every file that has a place; how many, and their bytes.
-async fn fill(plan: &Plan<'_>, stage: &Arc<Stage>) -> Result<(u64, u64), RestoreError> {
+async fn fill(plan: &Restoration<'_>, stage: &Arc<Stage>) -> Result<(u64, u64), RestoreError> {
     let manifest = plan.manifest;
     let (mut files, mut bytes) = (0, 0);
     for entry in &manifest.entries {
@@ -168,12 +196,4 @@ async fn fill(plan: &Plan<'_>, stage: &Arc<Stage>) -> Result<(u64, u64), Restore
     // Who writes knows best why nobody takes bytes any more.
     pour.end().await?;
     ended.map(|()| (files, bytes))
-}
-
-/// Runs what blocks beside the runtime; a panic in it goes on here.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }

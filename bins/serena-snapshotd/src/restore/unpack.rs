@@ -36,6 +36,8 @@ pub(crate) trait Sink {
 pub(crate) enum Flaw {
     /// What is stored is not what it should be; in words that follow the object's key.
     Damaged(String),
+    /// It may be whole, but not for whoever has our keys.
+    Locked(String),
     /// The one who takes the files needs no more, or can take no more, and knows why.
     Stopped,
 }
@@ -114,7 +116,10 @@ pub(crate) fn unpack(
     seal: Option<&Seal>,
     sink: &mut impl Sink,
 ) -> Result<(), Flaw> {
-    let plain = seal::open(wants.key(), seal, stored)?;
+    let plain = seal::open(wants.key(), seal, stored).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => Flaw::Locked(error.to_string()),
+        _ => error.into(),
+    })?;
     let mut unpacked = zstd::Decoder::new(plain)?;
     unpacked.window_log_max(WINDOW_LOG)?;
     if wants.key().starts_with(BLOBS) { blob(wants, unpacked, sink) } else { pack(wants, unpacked, sink) }
@@ -162,7 +167,7 @@ fn pack(wants: &Wants, from: impl Read, sink: &mut impl Sink) -> Result<(), Flaw
 fn give(sink: &mut impl Sink, at: u32, content: &mut dyn Read, entry: &Entry) -> Result<(), Flaw> {
     sink.file(at, content).map_err(|flaw| match flaw {
         Flaw::Damaged(why) => Flaw::Damaged(format!("`{}`: {why}", shown(&entry.path))),
-        Flaw::Stopped => Flaw::Stopped,
+        other @ (Flaw::Locked(_) | Flaw::Stopped) => other,
     })
 }
 

@@ -106,10 +106,10 @@ fn wrong_keys_are_refused_with_the_file_and_never_with_what_is_in_it() {
     let broken = file("AGE-SECRET-KEY-1SECRET\n");
     let (empty, words) = (file("# nothing\n"), file("a"));
     for (error, why, named) in [
-        (open(&[], None, None), "need an identity file", None),
-        (open(&[&good.1], None, None), "need an identity file", None),
+        (open(&[], None, None), "without an identity", None),
+        (open(&[&good.1], None, None), "without an identity", None),
         (open(&[], Some(good.0.path()), Some(words.path())), "not both", None),
-        (open(&[&good.1], None, Some(words.path())), "not both", None),
+        (open(&[&good.1], None, Some(words.path())), "with a passphrase there are none", None),
         (open(&[], None, Some(words.path())), "shorter than 16 bytes", Some(words.path())),
         (
             open(&[], Some(broken.path()), None),

@@ -26,6 +26,7 @@ use self::temporary::Temporary;
 use self::trouble::meaning;
 use super::{Chunks, Etag, Listed, Object, Reading, Replaced, Source, StoreError, Stored, Trouble, is_key};
 use crate::layout::Partition;
+use crate::threads;
 
 /// Most bytes of a piece that a reading gives.
 const PIECE: u64 = 256 << 10;
@@ -173,7 +174,7 @@ impl Directory {
         .await?;
         match found {
             Some(found) => Ok(found),
-            None => self.nothing(&what).await.map(|()| Vec::new()),
+            None => self.nothing(&what, self.base.to_path_buf()).await.map(|()| Vec::new()),
         }
     }
 
@@ -220,7 +221,7 @@ impl Directory {
         .await?;
         match names {
             Some(names) => Ok(names),
-            None => self.nothing(&what).await.map(|()| Vec::new()),
+            None => self.nothing(&what, self.root.to_path_buf()).await.map(|()| Vec::new()),
         }
     }
 
@@ -237,20 +238,34 @@ impl Directory {
         })
         .await?;
         if found.is_none() {
-            self.nothing(what).await?;
+            self.nothing(what, self.path(what, key)?).await?;
         }
         Ok(found)
     }
 
-    /// After something was not there: an error unless the root, or the directory that it would be in, can be read.
-    async fn nothing(&self, what: &str) -> Result<(), StoreError> {
+    /// After a path was not there: an error unless the root, or the directory that it would be in, can be read, and no link on
+    /// the way leads nowhere, as one to a disk that is not mounted does.
+    async fn nothing(&self, what: &str, path: PathBuf) -> Result<(), StoreError> {
         let root = Arc::clone(&self.root);
-        let is_certain = blocking(what, move || {
+        let (is_certain, lost) = blocking(what, move || {
             let parent = root.parent().unwrap_or(&root);
-            Ok(fs::read_dir(&root).is_ok() || (!root.exists() && fs::read_dir(parent).is_ok()))
+            let is_certain = fs::read_dir(&root).is_ok() || (!root.exists() && fs::read_dir(parent).is_ok());
+            let lost =
+                path.ancestors().take_while(|path| path.starts_with(&root)).find(|path| leads_nowhere(path));
+            Ok((is_certain, lost.map(Path::to_owned)))
         })
         .await?;
-        if is_certain { Ok(()) } else { Err(self.no_root(what)) }
+        match lost {
+            Some(link) => {
+                let detail = format!(
+                    "{} is a link to what is not there; mount that or make it, or correct --store",
+                    link.display()
+                );
+                Err(StoreError::new(what, Trouble::NoStore, detail))
+            }
+            None if is_certain => Ok(()),
+            None => Err(self.no_root(what)),
+        }
     }
 
     /// The path of an object, its directory made where it is missing.
@@ -318,6 +333,10 @@ impl fmt::Display for Directory {
     }
 }
 
+fn leads_nowhere(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_symlink()) && !path.exists()
+}
+
 /// Collects what is below a directory and begins with `wanted`; whether the directory is there at all.
 fn list_into(found: &mut Vec<Listed>, directory: &Path, begin: &str, wanted: &str) -> io::Result<bool> {
     let entries = match fs::read_dir(directory) {
@@ -355,11 +374,7 @@ async fn blocking<T: Send + 'static>(
     what: &str,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|error| system(what, &error)),
-        Err(lost) if lost.is_panic() => std::panic::resume_unwind(lost.into_panic()),
-        Err(_) => Err(StoreError::new(what, Trouble::Busy, "called off, because the process ends")),
-    }
+    threads::blocking(work).await.map_err(|error| system(what, &error))
 }
 
 fn system(what: &str, error: &io::Error) -> StoreError {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use self::directory::Directory;
 pub use self::error::{StoreError, Trouble};
 pub use self::location::{Location, LocationError};
-pub use self::s3::{MIN_PART, S3, S3Problem, S3Settings};
+pub use self::s3::{S3, S3Problem, S3Settings};
 use crate::digest::Digest;
 use crate::layout::Partition;
 

@@ -7,6 +7,7 @@
 mod client;
 mod condition;
 mod listing;
+mod page;
 mod read;
 mod retry;
 mod settings;
@@ -24,10 +25,12 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 
+use self::page::NoPage;
 pub(crate) use self::read::BodyChunks;
-pub use self::settings::{MIN_PART, S3Problem, S3Settings};
+pub use self::settings::{S3Problem, S3Settings};
 use super::{Chunks, Etag, Object, Reading, Source, StoreError, Stored, Trouble, is_key};
 use crate::layout::Partition;
+use crate::threads::blocking;
 
 /// The slowest line that is waited for, in bytes a second: an attempt may take the timeout and this besides.
 const SLOWEST: u64 = 64 << 10;
@@ -128,7 +131,7 @@ impl S3 {
     pub(super) async fn delete(&self, key: &str) -> Result<(), StoreError> {
         let what = self.what("delete", key);
         let request = self.0.client.delete_object().bucket(&self.0.bucket).key(self.key(&what, key)?);
-        match request.send().await {
+        match request.customize().interceptor(NoPage).send().await {
             Ok(_) => Ok(()),
             Err(error) if trouble::code(&error) == Some("NoSuchKey") => Ok(()),
             Err(error) => Err(self.trouble(what, &error)),
@@ -187,13 +190,9 @@ async fn read_part(what: &str, file: &std::fs::File, at: u64, size: u64) -> Resu
         StoreError::new(what, Trouble::Damaged, format!("the file that is sent cannot be read: {error}"))
     };
     let file = file.try_clone().map_err(failed)?;
-    let reading = tokio::task::spawn_blocking(move || {
+    let reading = blocking(move || {
         let mut bytes = vec![0; size as usize];
         file.read_exact_at(&mut bytes, at).map(|()| Bytes::from(bytes))
     });
-    match reading.await {
-        Ok(read) => read.map_err(failed),
-        Err(lost) if lost.is_panic() => std::panic::resume_unwind(lost.into_panic()),
-        Err(_) => Err(StoreError::new(what, Trouble::Busy, "called off, because the process ends")),
-    }
+    reading.await.map_err(failed)
 }

@@ -1,6 +1,8 @@
 //! The engine on a store in a directory: what happens to snapshots when homes and writers come, go and meet.
 
 mod lineage;
+mod locked;
+mod trouble;
 mod writers;
 
 use std::collections::BTreeMap;

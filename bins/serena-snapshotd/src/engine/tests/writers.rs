@@ -21,7 +21,8 @@ async fn the_last_daemon_to_start_publishes_and_the_older_one_keeps_a_fork() {
     let Outcome::Forked(fork, Standing::Fenced) = snap(&mut older).await else { panic!() };
     assert_eq!(publish(&mut newer).await.seq, 2);
     // Its fork follows what it does, and there is never more than one.
-    assert!(matches!(snap(&mut older).await, Outcome::Unchanged(id) if id == fork.id));
+    let Outcome::Forked(again, Standing::Fenced) = snap(&mut older).await else { panic!() };
+    assert_eq!((again.id, again.files, again.sent), (fork.id, fork.files, 0));
     fs::write(one.join("memories/old.md"), "old writer again").unwrap();
     assert!(matches!(snap(&mut older).await, Outcome::Forked(_, Standing::Fenced)));
     assert_eq!(ground.keys("forks").len(), 1);
@@ -152,6 +153,41 @@ async fn an_empty_home_without_a_marker_is_not_kept_as_a_fork() {
     let error = engine.snapshot("asked", &progress, &Arc::default()).await.unwrap_err().to_string();
     assert!(error.contains("`serena-snapshotd restore` first"), "{error}");
     assert_eq!(ground.keys("forks").len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_takeover_wait_a_long_work_is_no_silence_and_what_was_heard_in_it_counts() {
+    let ground = Ground::new();
+    let (one, two) = (ground.home("one"), ground.new_home("two"));
+    let with = |home: &Path, takeover| {
+        Engine::open(Settings { takeover, ..ground.settings(home) }, ground.store()).unwrap()
+    };
+    let mut holder = with(&one, Takeover::Wait);
+    holder.claim().await.unwrap();
+    publish(&mut holder).await;
+    let mut newcomer = with(&two, Takeover::Wait);
+    restore(&mut newcomer, None, false).await;
+    let long = claim::RENEW * 10;
+    let began = tokio::time::Instant::now();
+    tokio::select! {
+        claimed = newcomer.claim() => panic!("{claimed:?} after {:?}", began.elapsed()),
+        () = holder.alive(tokio::time::sleep(long)) => {}
+    }
+    assert!(began.elapsed() >= long);
+    drop(newcomer);
+    // Somebody who does not wait takes over while the next snapshot is being made.
+    fs::write(one.join("memories/late.md"), "late").unwrap();
+    let id = Id::new(2, 1);
+    let work = gather::Work { reason: "asked".into(), progress: Arc::default(), cancelled: Arc::default() };
+    let manifest = Arc::new(gather::made(&holder.settings, id.clone(), &work, vec![], vec![], vec![]));
+    let ours = holder.put_manifest(id.manifest(false), &manifest).await.unwrap();
+    let mut third = with(&two, Takeover::Now);
+    third.claim().await.unwrap();
+    let head = fs::read(ground.directory.path().join("store/here/HEAD")).unwrap();
+    holder.alive(tokio::time::sleep(claim::RENEW * 2)).await;
+    let claimed = holder.make_newest(ours).await.unwrap();
+    assert!(matches!(claimed, publish::Claimed::Refused(Standing::Fenced)));
+    assert_eq!(fs::read(ground.directory.path().join("store/here/HEAD")).unwrap(), head);
 }
 
 #[tokio::test(start_paused = true)]

@@ -69,7 +69,7 @@ impl Ground {
 
     fn restore_to(&self, manifest: &Arc<Manifest>, targets: &[Target]) -> Result<Restored, RestoreError> {
         let progress = Arc::default();
-        let plan = Plan { manifest, store: &self.store(), seal: None, targets, progress: &progress };
+        let plan = Restoration { manifest, store: &self.store(), seal: None, targets, progress: &progress };
         self.runtime.block_on(restore(&plan, &self.journal()))
     }
 

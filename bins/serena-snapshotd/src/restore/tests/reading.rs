@@ -132,7 +132,7 @@ fn a_sealed_snapshot_is_read_with_its_key_alone() {
     let progress = Arc::default();
     let targets = [Target { name: HOME.to_owned(), path: ground.home() }];
     let store = ground.store();
-    let plan = Plan {
+    let plan = Restoration {
         manifest: &manifest,
         store: &store,
         seal: Some(&seal),

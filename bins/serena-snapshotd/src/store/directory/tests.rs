@@ -152,3 +152,24 @@ async fn another_process_that_holds_the_lock_is_waited_for() {
     drop(lock);
     assert_eq!(replacing.await.unwrap(), Replaced::Moved);
 }
+
+#[tokio::test]
+async fn a_link_that_leads_nowhere_is_a_disk_that_is_not_there_and_not_an_empty_store() {
+    let ground = tempfile::tempdir().unwrap();
+    for link in ["store", "store/laptop", "store/laptop/HEAD"] {
+        let root = ground.path().join("store");
+        let link = ground.path().join(link);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(ground.path().join("not-mounted"), &link).unwrap();
+        let store = store(&root);
+        let error = store.get("HEAD", 9).await.unwrap_err();
+        assert_eq!(error.trouble, Trouble::NoStore, "{error}");
+        assert!(error.detail.starts_with(&format!("{} is a link", link.display())), "{error}");
+        if !link.ends_with("HEAD") {
+            assert!(store.list("manifests/").await.is_err(), "{}", link.display());
+            assert!(store.put("packs/a", bytes("a")).await.is_err(), "{}", link.display());
+        }
+        fs::remove_file(&link).unwrap();
+        assert!(store.get("HEAD", 9).await.unwrap().is_none());
+    }
+}

@@ -29,14 +29,8 @@ const THROTTLED: u32 = 4;
 
 /// A client of a bucket's server.
 pub(super) fn make(settings: &S3Settings) -> Client {
-    let token = settings.session_token.as_ref().map(|token| token.expose().to_owned());
-    let keys = Credentials::new(
-        settings.access_key_id.trim(),
-        settings.secret_access_key.expose().trim(),
-        token,
-        None,
-        "settings",
-    );
+    let token = settings.token().map(str::to_owned);
+    let keys = Credentials::new(settings.key_id(), settings.secret(), token, None, "settings");
     let retries = RetryConfig::standard()
         .with_max_attempts(settings.attempts.max(1))
         .with_initial_backoff(settings.backoff * THROTTLED)

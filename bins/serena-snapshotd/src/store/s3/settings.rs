@@ -6,8 +6,6 @@ use std::time::Duration;
 use http::Uri;
 use mcp_daemon::secret::Secret;
 
-/// Smallest part of an upload that S3 takes (but for the last), in bytes.
-pub const MIN_PART: u64 = 5 << 20;
 /// Shortest text in bytes that is taken for a key: a shorter one, as in tests, is part of other words.
 const KEY: usize = 8;
 /// The region where an endpoint has none of its own.
@@ -38,7 +36,7 @@ pub struct S3Settings {
     pub backoff: Duration,
     /// Files from this size on are uploaded in parts; in bytes.
     pub multipart_from: u64,
-    /// Size of a part in bytes, at least [`MIN_PART`]; larger where there would be more than 10,000.
+    /// Size of a part in bytes, larger where there would be more than 10,000. Most stores take none below 5 MiB.
     pub part_size: u64,
 }
 
@@ -63,8 +61,7 @@ impl Default for S3Settings {
 impl fmt::Debug for S3Settings {
     /// Without the keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let endpoint =
-            self.endpoint.as_deref().map(|endpoint| if endpoint.contains('@') { ".." } else { endpoint });
+        let endpoint = self.endpoint.as_deref().map(shown);
         f.debug_struct("S3Settings")
             .field("endpoint", &endpoint)
             .field("region", &self.region)
@@ -89,11 +86,18 @@ pub enum S3Problem {
 impl S3Settings {
     /// Finds what cannot work, without asking the store.
     pub fn check(&self) -> Result<(), S3Problem> {
-        if self.endpoint.as_deref().is_some_and(|endpoint| !is_endpoint(endpoint)) {
-            return Err(S3Problem::Endpoint(match self.endpoint.as_deref() {
-                Some(endpoint) if !endpoint.contains('@') => endpoint.escape_debug().take(80).collect(),
-                _ => "..".to_owned(),
-            }));
+        self.check_place()?;
+        match (self.key_id().is_empty(), self.secret().is_empty()) {
+            (true, _) => Err(S3Problem::Key("access key")),
+            (_, true) => Err(S3Problem::Key("secret key")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same but for the keys, which need not be known for it.
+    pub fn check_place(&self) -> Result<(), S3Problem> {
+        if let Some(endpoint) = self.endpoint.as_deref().filter(|endpoint| !is_endpoint(endpoint)) {
+            return Err(S3Problem::Endpoint(shown(endpoint)));
         }
         let region = self.region();
         if region.is_empty()
@@ -101,11 +105,20 @@ impl S3Settings {
         {
             return Err(S3Problem::Region(region.escape_debug().take(80).collect()));
         }
-        match (self.access_key_id.trim().is_empty(), self.secret_access_key.expose().trim().is_empty()) {
-            (true, _) => Err(S3Problem::Key("access key")),
-            (_, true) => Err(S3Problem::Key("secret key")),
-            _ => Ok(()),
-        }
+        Ok(())
+    }
+
+    /// Which key, without the blanks and line ends that files and variables have around it; so are the other two.
+    pub(super) fn key_id(&self) -> &str {
+        self.access_key_id.trim()
+    }
+
+    pub(super) fn secret(&self) -> &str {
+        self.secret_access_key.expose().trim()
+    }
+
+    pub(super) fn token(&self) -> Option<&str> {
+        self.session_token.as_ref().map(|token| token.expose().trim()).filter(|token| !token.is_empty())
     }
 
     /// The region that requests are signed for.
@@ -117,14 +130,22 @@ impl S3Settings {
 
     /// Takes the keys out of a text that somebody else wrote.
     pub(super) fn without_keys(&self, mut text: String) -> String {
-        let token = self.session_token.as_ref().map_or("", Secret::expose);
-        for key in [self.secret_access_key.expose(), token, self.access_key_id.as_str()] {
+        for key in [self.secret(), self.token().unwrap_or_default(), self.key_id()] {
             if key.len() >= KEY {
                 text = text.replace(key, "..");
             }
         }
         text
     }
+}
+
+/// An endpoint without what may be a key in it: names and passwords before an `@`, and what follows a `?`.
+fn shown(endpoint: &str) -> String {
+    if endpoint.contains('@') {
+        return "..".to_owned();
+    }
+    let (place, query) = endpoint.split_once('?').map_or((endpoint, ""), |(place, _)| (place, "?.."));
+    place.escape_debug().take(80).chain(query.chars()).collect()
 }
 
 fn is_endpoint(text: &str) -> bool {
@@ -163,8 +184,13 @@ mod tests {
             let problem = settings(wrong).check().unwrap_err().to_string();
             assert!(problem.contains("https://host"), "{wrong}: {problem}");
         }
-        let problem = settings("https://AKIA:hunter2@host").check().unwrap_err().to_string();
-        assert!(!problem.contains("hunter2"), "{problem}");
+        for secret in
+            ["https://AKIA:hunter2@host", "AKIA:hunter2@host:9000", "https://host/b?X-Amz-Signature=hunter2"]
+        {
+            let wrong = settings(secret);
+            let shown = format!("{} {wrong:?}", wrong.check_place().unwrap_err());
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
     }
 
     #[test]
@@ -190,7 +216,11 @@ mod tests {
 
     #[test]
     fn no_key_is_shown() {
-        let settings = settings("https://AKIAEXAMPLE:hunter2@host");
+        let mut settings = settings("https://AKIAEXAMPLE:hunter2@host");
+        // As a file or a variable may have it.
+        settings.access_key_id.push('\n');
+        settings.secret_access_key = Secret::new(" hunter2hunter2 ".into());
+        settings.session_token = Some(Secret::new("t0ken-t0ken\r\n".into()));
         let shown = format!("{settings:?}");
         let scrubbed = settings.without_keys("the key AKIAEXAMPLE, hunter2hunter2 and t0ken-t0ken".into());
         for key in ["AKIAEXAMPLE", "hunter2", "t0ken"] {
