@@ -76,6 +76,11 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<Item>, ConfigError> {
     if is_json(text) { json::parse(&path, text) } else { toml::parse(&path, text) }
 }
 
+/// The token of a TOML text that is about this one alone, as `NAME.toml` in a directory is.
+pub fn parse_one(path: &Path, name: &str, text: &str) -> Result<Item, ConfigError> {
+    toml::one(&Arc::from(path), name, text)
+}
+
 /// Whether a text is read as JSON. TOML may begin with a bracket too, but then a bare name follows.
 pub fn is_json(text: &str) -> bool {
     let text = text.trim_start_matches(|char: char| char == BOM || char.is_whitespace());
@@ -203,11 +208,23 @@ impl Item {
 
     /// What people find it by: its name where that cannot be a token, and the place.
     pub fn label(&self) -> String {
-        let place = format!("{}:{}", self.path.display(), self.line);
         match &self.name {
-            Some(name) if !self.key.is_empty() => format!("`{name}` ({place})"),
-            _ => place,
+            Some(name) if !self.key.is_empty() => format!("`{name}` ({})", self.place()),
+            _ => self.place(),
         }
+    }
+
+    /// The file and the line.
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.path.display(), self.line)
+    }
+
+    /// Says what is wrong with a key that nobody knows; one that is as long as a token is not named.
+    pub fn refuse_unknown(&self, field: &Field, what: &str) -> ConfigError {
+        if field.key.len() < MIN_TOKEN {
+            return self.refuse(&field.key, what);
+        }
+        invalid(&self.path, field.line, self.key.clone(), what)
     }
 
     /// Says what is wrong with it, or with one of its keys; `what` must not repeat a value.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use authd::audit::Audit;
 use authd::config::{Config, DAEMON};
 use authd::credentials::jwt;
+use authd::credentials::last_use::LastUse;
 use authd::front;
 use authd::gate::{Gate, Prepared};
 use authd::ops::Ops;
@@ -65,6 +66,10 @@ pub fn run(args: Serve) -> Done {
         }
         gate.report();
         life.spawn(audit.clone().run(life.clone()));
+        let last_use = LastUse::open(&config, &gate.credentials);
+        if let Some(last_use) = last_use.clone() {
+            life.spawn(last_use.run(gate.credentials.clone(), life.clone()));
+        }
         life.spawn(reload.clone().follow_credentials());
         life.spawn(reload.follow_certificates());
         life.spawn(control::reload_on_signal(ops, life.clone()));
@@ -73,6 +78,9 @@ pub fn run(args: Serve) -> Done {
         life.draining().await;
         log::info!("draining");
         let cut = life.finish().await;
+        if let Some(Err(error)) = last_use.map(|last_use| last_use.save(&gate.credentials)) {
+            log::warn!(error:% = error; "the last use of tokens is lost");
+        }
         if let Err(error) = audit.flush().await {
             log::error!(error:% = error; "the last lines of the audit are lost");
         }
