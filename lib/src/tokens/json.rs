@@ -88,7 +88,7 @@ impl Reader<'_> {
                     }
                     let span = self.place(raw);
                     let line = self.lines.at(span.start);
-                    item.fields.push(Field { key: key, value: read(raw), span, line });
+                    item.fields.push(Field { key, value: read(raw), span, line });
                 }
             }
             _ => match read(raw) {
