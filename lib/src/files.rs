@@ -20,6 +20,28 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// The same with other permissions.
 pub fn write_atomic_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    put(path, bytes, mode, |_| Ok(()))
+}
+
+/// The same, but mode and owner stay those of the file that is replaced, and a link goes on leading to it: somebody else
+/// may have to read it. Where there is none yet it is owner-only.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let before = match fs::metadata(path) {
+        Ok(before) => before,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return write_atomic(path, bytes),
+        Err(error) => return Err(error),
+    };
+    put(&fs::canonicalize(path)?, bytes, 0o600, |file| {
+        let fresh = file.metadata()?;
+        if (fresh.uid(), fresh.gid()) != (before.uid(), before.gid()) {
+            std::os::unix::fs::fchown(file, Some(before.uid()), Some(before.gid()))?;
+        }
+        // Last: it may open the file to the group that it has only now.
+        file.set_permissions(before.permissions())
+    })
+}
+
+fn put(path: &Path, bytes: &[u8], mode: u32, prepare: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the path of a file"));
     };
@@ -31,6 +53,7 @@ pub fn write_atomic_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()>
     let temporary = directory.join(temporary_name);
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        prepare(&file)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
@@ -171,6 +194,35 @@ mod tests {
         write_atomic(&path, b"two").unwrap();
         assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"two".to_vec(), 0o600));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_keeps_its_mode_and_a_link_leads_to_it_still() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, link) = (directory.path().join("file"), directory.path().join("link"));
+        replace(&path, b"one").unwrap();
+        assert_eq!(mode(&path), 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        symlink("file", &link).unwrap();
+        replace(&link, b"two").unwrap();
+        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"two".to_vec(), 0o640));
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_keeps_its_owner() {
+        if !getuid().is_root() {
+            println!("skipped: the owner of a replaced file because only root can give files away");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "one").unwrap();
+        std::os::unix::fs::chown(&path, Some(4321), Some(1234)).unwrap();
+        replace(&path, b"two").unwrap();
+        let found = fs::metadata(&path).unwrap();
+        assert_eq!((found.uid(), found.gid(), fs::read(&path).unwrap()), (4321, 1234, b"two".to_vec()));
     }
 
     #[test]

@@ -35,5 +35,6 @@ pub mod secret;
 pub mod serve;
 pub(crate) mod signals;
 pub mod terminal;
+pub mod tokens;
 pub mod tree;
 pub mod upstream;

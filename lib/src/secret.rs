@@ -79,9 +79,14 @@ pub fn random_fraction() -> f64 {
     random_u64() as f64 / u64::MAX as f64
 }
 
+/// SHA-256.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    digest::digest(&digest::SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
 /// SHA-256 as 64 hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    hex(digest::digest(&digest::SHA256, bytes).as_ref())
+    hex(&sha256(bytes))
 }
 
 /// Lower-case hexadecimal digits, two a byte.
@@ -93,6 +98,20 @@ pub fn hex(bytes: &[u8]) -> String {
         text.push(char::from(DIGITS[usize::from(byte & 15)]));
     }
     text
+}
+
+/// The bytes of hexadecimal digits, upper or lower case, if there are exactly as many as asked for.
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != N || !rest.is_empty() {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let mut bytes = [0; N];
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -133,6 +152,15 @@ mod tests {
             let error = Secret::read(&path).unwrap_err().to_string();
             assert!(error.contains(words) && error.contains(path.to_str().unwrap()), "{error}");
             fs::remove_file(&path).ok();
+        }
+    }
+
+    #[test]
+    fn hexadecimal_digits_are_read_as_they_are_written() {
+        assert_eq!(unhex("00fF7a"), Some([0, 255, 0x7a]));
+        assert_eq!(unhex(&hex(&[1, 254])), Some([1, 254]));
+        for bad in ["", "0", "00", "00ff7", "00ff7a0", "00ff7a00", "00fg7a", "+0ff7a", "äää"] {
+            assert_eq!(unhex::<3>(bad), None, "{bad}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod token;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -8,6 +10,8 @@ use authd::config::route::Upstreams;
 use authd::config::{Config, DAEMON};
 use mcp_daemon::addr::{Listen, Upstream};
 use mcp_daemon::args::{self, Early};
+
+pub use self::token::{Explain, Jwt, List, New, Revoke, Token, TokenCommand};
 
 /// What to type, for somebody who typed nothing.
 const EXAMPLES: &str = "\
@@ -45,8 +49,10 @@ struct Args {
 pub enum Command {
     Audit(Audit),
     Check(Check),
+    Explain(Explain),
     Serve(Serve),
     Status(Status),
+    Token(Token),
 }
 
 /// Show who did what: the audit's file, or a journal on standard input.
@@ -130,6 +136,9 @@ pub struct Serve {
     #[argh(option, arg_name = "address")]
     /// address for GET /ready and GET /metrics alone
     pub observe: Option<Listen>,
+    #[argh(option, arg_name = "directory")]
+    /// state directory (default: $STATE_DIRECTORY, else ~/.local/state/mcp-authd)
+    pub state_dir: Option<PathBuf>,
     #[argh(option, arg_name = "fd")]
     /// file descriptor to write a newline to once ready
     pub ready_fd: Option<i32>,
@@ -154,6 +163,7 @@ pub struct Flags {
     upstream: Option<Upstream>,
     tokens: Option<PathBuf>,
     observe: Option<Listen>,
+    state_dir: Option<PathBuf>,
 }
 
 impl Flags {
@@ -167,20 +177,27 @@ impl Flags {
         }
         config.tokens = self.tokens.clone().or(config.tokens);
         config.observe = self.observe.clone().or(config.observe);
+        config.state_dir = self.state_dir.clone().or(config.state_dir);
         config
     }
 }
 
 impl From<&Serve> for Flags {
     fn from(args: &Serve) -> Self {
-        let Serve { listen, upstream, tokens, observe, .. } = args.clone();
-        Self { listen, upstream, tokens, observe }
+        let Serve { listen, upstream, tokens, observe, state_dir, .. } = args.clone();
+        Self { listen, upstream, tokens, observe, state_dir }
     }
 }
 
 impl From<&Check> for Flags {
     fn from(args: &Check) -> Self {
         let Check { listen, upstream, tokens, .. } = args.clone();
-        Self { listen, upstream, tokens, observe: None }
+        Self { listen, upstream, tokens, ..Self::default() }
+    }
+}
+
+impl From<&Explain> for Flags {
+    fn from(args: &Explain) -> Self {
+        Self { upstream: args.upstream.clone(), tokens: args.tokens.clone(), ..Self::default() }
     }
 }

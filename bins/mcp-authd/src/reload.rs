@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::front::tls::Face;
 use crate::gate::{Gate, Prepared};
-use crate::watch::{Look, changed};
+use crate::watch::{Look, aside, changed};
 
 /// Everything that is needed to read it all again.
 pub struct Reload {
@@ -51,8 +51,8 @@ impl Reload {
 
     /// Reads credentials anew whenever one of their files has changed, until the drain. A mistake changes nothing: who was
     /// let in before still is.
-    pub async fn follow_credentials(self: Arc<Self>) {
-        follow(&self.gate, Config::credential_files, |gate, config| match Credentials::load(config) {
+    pub async fn follow_credentials(self: Arc<Self>, first: Looks) {
+        let renewed = |gate: &Gate, read: Result<Credentials, ConfigProblem>| match read {
             Ok(credentials) => {
                 gate.credentials.replace(credentials);
                 log::info!("credentials have changed and were read anew");
@@ -60,44 +60,70 @@ impl Reload {
             Err(problem) => {
                 log::error!(error:% = chain(&problem); "credentials have changed but cannot be used, the old ones stay");
             }
-        })
-        .await;
+        };
+        follow(&self.gate, first.credentials, Config::credential_files, Credentials::load, renewed).await;
     }
 
     /// The same for certificate, key, and the authorities of clients: all of them or none.
-    pub async fn follow_certificates(self: Arc<Self>) {
-        follow(&self.gate, Config::certificate_files, |gate, config| {
-            match config.tls.as_ref().map(Face::load).transpose() {
-                Ok(face) => {
-                    gate.face.store(face.map(Arc::new));
-                    log::info!("the certificate has changed and was read anew");
-                    gate.report();
-                }
-                Err(problem) => {
-                    log::error!(error:% = chain(&problem); "the certificate has changed but cannot be used, the old one stays");
-                }
+    pub async fn follow_certificates(self: Arc<Self>, first: Looks) {
+        let read = |config: &Config| config.tls.as_ref().map(Face::load).transpose();
+        let renewed = |gate: &Gate, read: Result<Option<Face>, ConfigProblem>| match read {
+            Ok(face) => {
+                gate.face.store(face.map(Arc::new));
+                log::info!("the certificate has changed and was read anew");
+                gate.report();
             }
-        })
-        .await;
+            Err(problem) => {
+                log::error!(error:% = chain(&problem); "the certificate has changed but cannot be used, the old one stays");
+            }
+        };
+        follow(&self.gate, first.certificates, Config::certificate_files, read, renewed).await;
     }
 }
 
-/// Does something whenever one of the files that the settings name has changed, until the drain.
-async fn follow(gate: &Gate, named: fn(&Config) -> Vec<PathBuf>, renew: impl Fn(&Gate, &Config)) {
+/// How files looked before they were first read, so that no later change is missed.
+#[derive(Clone)]
+pub struct Looks {
+    credentials: Look,
+    certificates: Look,
+}
+
+impl Looks {
+    /// To be called before anything that the settings name is read.
+    pub fn at(config: &Config) -> Self {
+        Self {
+            credentials: Look::at(&config.credential_files()),
+            certificates: Look::at(&config.certificate_files()),
+        }
+    }
+}
+
+/// Reads and renews something whenever one of the files that the settings name has changed, until the drain.
+async fn follow<T: Send + 'static>(
+    gate: &Gate,
+    mut look: Look,
+    named: fn(&Config) -> Vec<PathBuf>,
+    read: fn(&Config) -> Result<T, ConfigProblem>,
+    renew: fn(&Gate, Result<T, ConfigProblem>),
+) {
     let mut reloads = gate.credentials.changes();
-    let mut files = named(&gate.config());
-    let mut look = Look::at(&files);
+    let mut files: Arc<[PathBuf]> = named(&gate.config()).into();
     loop {
         tokio::select! {
             now = changed(&files, &look) => {
-                look = now;
-                renew(gate, &gate.config());
+                let (config, theirs) = (gate.config(), gate.config());
+                let fresh = aside(move || read(&theirs)).await;
+                // A reload meanwhile has read other settings, and perhaps older files.
+                if Arc::ptr_eq(&config, &gate.config()) {
+                    look = now;
+                    renew(gate, fresh);
+                }
             }
-            // A reload may name other files, which it has read.
+            // A reload may name other files. It has read them, but who knows whether before their last change.
             () = reloads.next() => {
                 let others = named(&gate.config());
-                if others != files {
-                    (look, files) = (Look::at(&others), others);
+                if *others != *files {
+                    (look, files) = (Look::default(), others.into());
                 }
             }
             () = gate.life.draining() => return,

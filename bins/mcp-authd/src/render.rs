@@ -1,6 +1,7 @@
-//! What a running daemon said, for people.
+//! What a running daemon said, and what tokens there are, for people.
 
-use mcp_daemon::terminal::{clean, spell};
+use authd::credentials::moment;
+use mcp_daemon::terminal::{clean, spell, table};
 use serde_json::Value;
 
 /// `status`, as a few lines.
@@ -25,4 +26,20 @@ pub fn status(status: &Value) -> String {
         out.push_str(&format!("TLS       certificate good until {}\n", clean(expires)));
     }
     out
+}
+
+/// `token list`, as a table; `now` is seconds since 1970.
+pub fn tokens(list: &[Value], now: u64) -> String {
+    if list.is_empty() {
+        return "no tokens; `mcp-authd token new NAME --tokens FILE` makes one\n".into();
+    }
+    let row = |token: &Value| {
+        let text = |key: &str| token[key].as_str().map_or_else(|| "-".to_owned(), clean);
+        let used = token["last_use"].as_str().and_then(moment::parse);
+        let used = used.map_or_else(|| "-".to_owned(), |at| format!("{} ago", spell(now.saturating_sub(at))));
+        [text("name"), text("subject"), text("route"), text("state"), text("expires"), used]
+    };
+    let rows: Vec<_> = list.iter().map(row).collect();
+    let headings = ["NAME", "SUBJECT", "ROUTE", "STATE", "EXPIRES", "LAST USE"];
+    table(headings, &[], &rows).into_iter().map(|line| line + "\n").collect()
 }

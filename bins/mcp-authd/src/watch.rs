@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often files are looked at.
@@ -15,7 +16,7 @@ const PATIENCE: u32 = 4;
 
 /// What files look like from outside; two that are equal hold the same, but for a change within one tick of the file
 /// system's clock that keeps the size.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Look(Vec<Option<Seen>>);
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -58,22 +59,35 @@ impl Seen {
 }
 
 /// Ends when the files look different from `before` and have stayed so for a moment; how they look now.
-pub async fn changed(paths: &[PathBuf], before: &Look) -> Look {
+pub async fn changed(paths: &Arc<[PathBuf]>, before: &Look) -> Look {
     loop {
         tokio::time::sleep(LOOK).await;
-        let mut now = Look::at(paths);
+        let mut now = look(paths).await;
         if now == *before {
             continue;
         }
         for _ in 0..PATIENCE {
             tokio::time::sleep(SETTLE).await;
-            let again = Look::at(paths);
+            let again = look(paths).await;
             if again == now {
                 break;
             }
             now = again;
         }
         return now;
+    }
+}
+
+async fn look(paths: &Arc<[PathBuf]>) -> Look {
+    let paths = paths.clone();
+    aside(move || Look::at(&paths)).await
+}
+
+/// Does on a thread of its own what takes long: a directory may have thousands of files, and nobody should wait for it.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
@@ -115,7 +129,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         fs::write(&file, "whole").unwrap();
-        let paths = [file.clone()];
+        let paths = Arc::from([file.clone()]);
         let before = Look::at(&paths);
         fs::write(&file, "").unwrap();
         let writer = async {

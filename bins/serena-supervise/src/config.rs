@@ -39,7 +39,6 @@ pub use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::config::Span;
 use serde::Deserialize;
 
-pub use self::names::NamesError;
 pub use self::probe::{Probe, ProbeError};
 pub use self::settings::{Backoff, Hold, Hook, Hooks, Limits, Liveness, Settings, Start, Stop};
 pub use self::sleep::{SleepAfter, SleepError};

@@ -46,7 +46,8 @@ fuzz_target!(|input: &[u8]| {
     let (header, claims) = text.split_once('\n').unwrap_or((r#"{"alg":"HS256"}"#, text));
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
     let key = EncodingKey::from_secret(SECRET.as_bytes());
-    let signature = crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).expect("a secret signs everything");
+    let signature =
+        crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).expect("a secret signs everything");
     let Ok(identity) = ISSUERS.identify(&format!("{signed}.{signature}"), NOW) else { return };
 
     let header: Value = serde_json::from_str(header).expect("a good token has JSON in it");

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use authd::audit::Audit;
 use authd::config::{Config, DAEMON};
 use authd::credentials::jwt;
+use authd::credentials::last_use::LastUse;
 use authd::front;
 use authd::gate::{Gate, Prepared};
 use authd::ops::Ops;
-use authd::reload::Reload;
+use authd::reload::{Looks, Reload};
 use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::control;
 use mcp_daemon::exit::{Exit, Failure};
@@ -27,6 +28,7 @@ pub fn run(args: Serve) -> Done {
     let flags = Flags::from(&args);
     let wrong = |problem: ConfigProblem| Failure::new(Exit::Config, &problem);
     let config = flags.over(Config::load(config_file.as_deref()).map_err(wrong)?);
+    let looks = Looks::at(&config);
     let prepared = Prepared::new(config).map_err(|problem| wrong(problem.within(config_file.as_deref())))?;
     let audit = Audit::open(&prepared.config.audit)
         .map_err(|problem| wrong(problem.within(config_file.as_deref())))?;
@@ -66,14 +68,21 @@ pub fn run(args: Serve) -> Done {
         }
         gate.report();
         life.spawn(audit.clone().run(life.clone()));
-        life.spawn(reload.clone().follow_credentials());
-        life.spawn(reload.follow_certificates());
+        let last_use = LastUse::open(&config, &gate.credentials);
+        if let Some(last_use) = last_use.clone() {
+            life.spawn(last_use.run(gate.credentials.clone(), life.clone()));
+        }
+        life.spawn(reload.clone().follow_credentials(looks.clone()));
+        life.spawn(reload.follow_certificates(looks));
         life.spawn(control::reload_on_signal(ops, life.clone()));
         log::info!(listen = names.join(" "), control:% = control.display(); "serving");
         life.ready(&format!("serving on {}", names.join(" ")), ready_fd);
         life.draining().await;
         log::info!("draining");
         let cut = life.finish().await;
+        if let Some(Err(error)) = last_use.map(|last_use| last_use.save(&gate.credentials)) {
+            log::warn!(error:% = error; "the last use of tokens is lost");
+        }
         if let Err(error) = audit.flush().await {
             log::error!(error:% = error; "the last lines of the audit are lost");
         }

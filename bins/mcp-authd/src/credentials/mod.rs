@@ -7,6 +7,8 @@ pub mod bearer;
 pub mod certificates;
 pub mod jwt;
 mod keyed;
+pub mod last_use;
+pub mod moment;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -131,6 +133,11 @@ impl Credentials {
         &self.issuers
     }
 
+    /// The static tokens.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
     /// Whether an identity that was given out earlier is still good: same credential, same subject, route and scopes.
     pub fn still(&self, identity: &Identity, now: u64) -> bool {
         let in_time = identity.expires.is_none_or(|expires| now < expires);
@@ -177,7 +184,9 @@ impl Current {
 
     /// Replaces it; whoever waits for [`Changes`] hears of it.
     pub fn replace(&self, mut credentials: Credentials) {
-        credentials.issuers.inherit(&self.load().issuers);
+        let older = self.load();
+        credentials.issuers.inherit(&older.issuers);
+        credentials.tokens.inherit(&older.tokens);
         self.credentials.store(Arc::new(credentials));
         self.changed();
     }

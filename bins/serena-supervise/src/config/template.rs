@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
+use mcp_daemon::config::ConfigError;
 use serde::de::value::{MapAccessDeserializer, StringDeserializer};
 use serde::de::{DeserializeSeed, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::names::{self, NamesError};
+use super::names;
 use super::settings::Settings;
 
 /// `[template]`: names, and settings in which `{name}` stands for each of them.
@@ -16,7 +17,7 @@ use super::settings::Settings;
 pub struct Template {
     /// The names.
     pub names: Vec<String>,
-    /// A file of mcp-authd's tokens or routes, whose routes are names too; read again at reload.
+    /// mcp-authd's tokens, a file or a directory, whose routes are names too; read again at reload.
     pub names_from: Option<PathBuf>,
     /// What each is.
     pub settings: Settings,
@@ -24,7 +25,7 @@ pub struct Template {
 
 impl Template {
     /// All names, each once: those given, and the routes of `names_from`. Several tokens may share a route.
-    pub fn all_names(&self) -> Result<BTreeSet<String>, NamesError> {
+    pub fn all_names(&self) -> Result<BTreeSet<String>, ConfigError> {
         let mut all: BTreeSet<String> = self.names.iter().cloned().collect();
         if let Some(path) = &self.names_from {
             all.extend(names::read(path)?);
