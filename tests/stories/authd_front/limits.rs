@@ -6,10 +6,11 @@ use bytes::Bytes;
 use http::{Method, Request};
 use serde_json::Value;
 use support::Client;
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
 use crate::place::{ALICE, BOB, ECHO, Place, altered, error, send};
-use crate::wire::SOON;
+use crate::wire::{SOON, connect_from, exchange, read_to_end};
 
 const WRONG: &str = "nobody-has-this-token";
 
@@ -131,9 +132,29 @@ async fn a_body_or_a_connection_without_end_is_given_up() {
     assert_eq!(alice.raw(large).await.unwrap().status(), 413);
     let head = format!("POST /mcp HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {ALICE}\r\n");
     let late = format!("{head}content-length: 10\r\n\r\n{{");
-    let answer = crate::wire::exchange(&place.address(), late.as_bytes()).await;
+    let answer = exchange(&place.address(), late.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     let idle = format!("{head}content-length: 1\r\n\r\n{{");
-    let answer = crate::wire::exchange(&place.address(), idle.as_bytes()).await;
+    let answer = exchange(&place.address(), idle.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "and the connection was closed: {answer}");
+}
+
+#[tokio::test]
+async fn hundreds_of_good_clients_that_come_from_one_address_in_the_same_instant_are_all_let_in() {
+    let place = Place::new("", "[limits]\nstrangers_per_address = 8").await;
+    let mut lines = Vec::new();
+    for _ in 0..300 {
+        lines.push(connect_from(1, &place.address()).await);
+    }
+    let request = format!(
+        "GET /mcp HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {ALICE}\r\nconnection: close\r\n\r\n"
+    );
+    for line in &mut lines {
+        line.write_all(request.as_bytes()).await.unwrap();
+    }
+    for line in lines {
+        // The server has no session for them; that they got so far is the point.
+        let answer = read_to_end(line).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
 }

@@ -16,6 +16,7 @@ pub const ECHO: &str =
 pub struct Place {
     pub server: Server,
     pub authd: Authd,
+    _sockets: tempfile::TempDir,
 }
 
 impl Place {
@@ -35,8 +36,10 @@ impl Place {
     }
 
     async fn start(write: impl FnOnce(&Path) -> (String, String), log: &str) -> Place {
+        // On a Unix socket, where the server is told who calls.
+        let sockets = tempfile::tempdir().unwrap();
         let server = Server::builder(Flavour::Python2).set(|switches| switches.strict_host = false);
-        let server = server.start().await.unwrap();
+        let server = server.unix(sockets.path().join("server.sock")).start().await.unwrap();
         let settings = |directory: &Path| {
             let tokens = format!(
                 "[token.alice]\ntoken = '{ALICE}'\nroute = 'r'\n[token.bob]\ntoken = '{BOB}'\nroute = 'r'\n"
@@ -46,7 +49,7 @@ impl Place {
             format!("tokens = '{}'\nupstream = '{}'\n{settings}\n{tables}\n", tokens.display(), server.url())
         };
         let authd = Authd::start_with(BINARY, settings, &[], &[("RUST_LOG", log)]).await;
-        Place { server, authd }
+        Place { server, authd, _sockets: sockets }
     }
 
     /// `127.0.0.1:PORT`.

@@ -21,8 +21,8 @@ pub struct Limits {
     pub answer_timeout: Span,
     /// Open connections of one listener; read at the start only.
     pub connections: NonZeroUsize,
-    /// Open connections from one address (of IPv6 one /64) that have shown no good credential yet; of more the oldest is
-    /// cut. Those of trusted proxies do not count. In all at most half of `connections` are kept, likewise.
+    /// Open connections from one address (of IPv6 one /64) that have shown no good credential within 3 s; of more the oldest
+    /// is cut. Those of trusted proxies do not count. In all at most half of `connections` are kept, however young.
     pub strangers_per_address: NonZeroUsize,
     /// A connection without a request for this long, at most twice as long, is closed.
     pub idle: Span,

@@ -1,7 +1,8 @@
 //! Connections that have shown no good credential yet: of one address, and in all, the oldest makes room for the newest.
 //!
 //! So a thousand connections that never say anything end each other, while a client that comes with a good token shows it
-//! with its first request and is no stranger any more, whatever address it shares.
+//! with its first request and is no stranger any more, whatever address it shares. For that it has some time: after a
+//! restart hundreds of good clients may come from one address in the same instant.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::poll_fn;
@@ -9,10 +10,15 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::Place;
+
+/// For how long nobody has to make room for others of its place: a handshake over a bad network, and a first request.
+const CHANCE: Duration = Duration::from_secs(3);
 
 /// All of them, in the order in which they came.
 #[derive(Default)]
@@ -21,8 +27,14 @@ pub struct Strangers(Mutex<Queue>);
 #[derive(Default)]
 struct Queue {
     next: u64,
-    all: BTreeMap<u64, (Place, Arc<Cut>)>,
+    all: BTreeMap<u64, Entry>,
     of_place: HashMap<Place, VecDeque<u64>>,
+}
+
+struct Entry {
+    place: Place,
+    since: Instant,
+    cut: Arc<Cut>,
 }
 
 /// A connection's place in the queue; it leaves when it is known or dropped.
@@ -44,20 +56,14 @@ impl Strangers {
     /// Takes a connection in; whoever is then too many of its place, or in all, is told to go.
     pub fn enter(self: &Arc<Self>, place: Place, per_place: usize, all: usize) -> Stranger {
         let cut = Arc::<Cut>::default();
+        let now = Instant::now();
         let mut queue = self.queue();
         let number = queue.next;
         queue.next += 1;
-        queue.all.insert(number, (place, cut.clone()));
-        let of_place = queue.of_place.entry(place).or_default();
-        of_place.push_back(number);
-        let oldest_there = (of_place.len() > per_place).then(|| of_place[0]);
-        let oldest = oldest_there.or_else(|| {
-            let is_full = queue.all.len() > all;
-            queue.all.keys().next().copied().filter(|_| is_full)
-        });
-        if let Some(cut) = oldest.and_then(|oldest| queue.remove(oldest)) {
-            cut.is_told.store(true, Ordering::Relaxed);
-            cut.told.notify_one();
+        queue.all.insert(number, Entry { place, since: now, cut: cut.clone() });
+        queue.of_place.entry(place).or_default().push_back(number);
+        while let Some(oldest) = queue.too_many(place, per_place, all, now) {
+            queue.remove(oldest).expect("it was found there").tell();
         }
         drop(queue);
         Stranger { number, strangers: self.clone(), cut, is_known: AtomicBool::new(false) }
@@ -79,14 +85,30 @@ impl Strangers {
 }
 
 impl Queue {
+    /// Who has to make room after somebody of `place` came in.
+    fn too_many(&self, place: Place, per_place: usize, all: usize, now: Instant) -> Option<u64> {
+        let oldest = self.all.keys().next().filter(|_| self.all.len() > all);
+        let of_place = self.of_place.get(&place).filter(|of_place| of_place.len() > per_place);
+        let had_its_chance = |number: &&u64| now - self.all[number].since >= CHANCE;
+        let oldest_there = of_place.and_then(|of_place| of_place.front()).filter(had_its_chance);
+        oldest_there.or(oldest).copied()
+    }
+
     fn remove(&mut self, number: u64) -> Option<Arc<Cut>> {
-        let (place, cut) = self.all.remove(&number)?;
+        let Entry { place, cut, .. } = self.all.remove(&number)?;
         let of_place = self.of_place.get_mut(&place).expect("who is in the queue is in that of its place");
         of_place.retain(|other| *other != number);
         if of_place.is_empty() {
             self.of_place.remove(&place);
         }
         Some(cut)
+    }
+}
+
+impl Cut {
+    fn tell(&self) {
+        self.is_told.store(true, Ordering::Relaxed);
+        self.told.notify_one();
     }
 }
 
@@ -132,20 +154,24 @@ mod tests {
 
     async fn is_cut(stranger: &Stranger) -> bool {
         let served = stranger.serve(std::future::pending());
-        tokio::time::timeout(std::time::Duration::from_secs(1), served).await.is_ok()
+        tokio::time::timeout(Duration::from_millis(1), served).await.is_ok()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_of_a_place_makes_room_and_those_who_are_known_do_not() {
+    async fn of_those_who_had_their_chance_the_oldest_of_a_place_makes_room() {
         let strangers = Arc::new(Strangers::default());
-        let [first, known, third] = std::array::from_fn(|_| strangers.enter(place(1), 2, 100));
-        assert!(is_cut(&first).await);
+        let enter = |last| strangers.enter(place(last), 2, 100);
+        let (first, second, known) = (enter(1), enter(1), enter(1));
+        assert!(!is_cut(&first).await, "all of them come in the same instant, and may be good ones");
         known.welcome();
-        let elsewhere = strangers.enter(place(2), 2, 100);
-        let more: Vec<_> = (0..2).map(|_| strangers.enter(place(1), 2, 100)).collect();
+        tokio::time::advance(CHANCE).await;
+        let elsewhere = enter(2);
+        let fourth = enter(1);
+        assert!(is_cut(&first).await && !is_cut(&second).await);
+        let _fifth = enter(1);
+        assert!(is_cut(&second).await && !is_cut(&fourth).await);
+        assert!(!is_cut(&known).await && !is_cut(&elsewhere).await);
         assert_eq!(strangers.len(), 3);
-        assert!(is_cut(&third).await && !is_cut(&known).await && !is_cut(&elsewhere).await);
-        assert!(!is_cut(&more[0]).await);
     }
 
     #[tokio::test(start_paused = true)]
