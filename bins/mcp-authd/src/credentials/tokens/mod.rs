@@ -1,7 +1,7 @@
 //! Static tokens: looked up by a keyed digest, compared once in constant time.
 //!
 //! The path of a wrong token is that of a right one up to the comparison, so the time to refuse does not tell how much
-//! of it was right or whose it resembles. Where tokens come from is in [`source`], what one is worth in [`entry`]; [`write`]
+//! of it was right or whose it resembles. Where tokens come from is in `source`, what one is worth in [`entry`]; [`mod@write`]
 //! changes their files.
 
 pub mod entry;
