@@ -1,8 +1,8 @@
 //! JWTs of trusted issuers (RFC 7519), with the advice of RFC 8725.
 //!
 //! A token's own words choose nothing: `iss` only picks the issuer whose keys must then verify it, `alg` must be one that
-//! the issuer's settings allow and the key can do, `kid` is only compared. [`token`] takes a token apart, [`keys`] verify it,
-//! [`claims`] say what it is worth; [`remote`] and [`fetch`] keep key sets fresh.
+//! the issuer's settings allow and the key can do, `kid` is only compared. `token` takes a token apart, `keys` verify it,
+//! `claims` say what it is worth; `remote` and [`fetch`] keep key sets fresh.
 
 mod cache;
 mod claims;
