@@ -1,5 +1,5 @@
 //! Whether an upstream takes part, by what became of requests: failures in a row put it out for a while, then one request
-//! tries it. No clock and no lock in here; [`super::member`] holds one of these for each upstream.
+//! tries it. No clock and no lock in here; `member` holds one of these for each upstream.
 
 use std::time::Duration;
 
