@@ -359,4 +359,16 @@ impl Prepared {
         let face = config.tls.as_ref().map(Face::load).transpose()?;
         Ok(Self { config, credentials, table, face })
     }
+
+    /// A token whose route leads nowhere: it is let in and then served nothing. Not a mistake to stop for, since routes and
+    /// tokens come and go one after the other.
+    pub fn leads_nowhere(&self) -> Option<ConfigProblem> {
+        let entry =
+            self.credentials.tokens().entries().find(|entry| !self.table.leads(&entry.identity.route))?;
+        let (route, name) = (&entry.identity.route, &entry.name);
+        let what = format!(
+            "route {route} of token {name} has no upstream; set upstream, or [route.{route}] with one"
+        );
+        Some(ConfigProblem::key("upstream", what))
+    }
 }
