@@ -69,6 +69,17 @@ pub struct Envelope<'a> {
     pub error: Option<&'a RawValue>,
 }
 
+/// What is wrong with a message, without a word of what stands in it: such texts end in logs.
+pub fn without_content(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    match said.split_once(" at line ") {
+        // The only message that names a member, and that is one of ours.
+        Some((what, place)) if what.starts_with("duplicate field `") => format!("{what} at line {place}"),
+        Some((_, place)) => format!("something has the wrong type at line {place}"),
+        None => "something has the wrong type".to_owned(),
+    }
+}
+
 /// A text that is borrowed unless it has escapes; serde itself does that for a `Cow` but not for one in an `Option`.
 fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
     #[derive(Deserialize)]
@@ -130,7 +141,7 @@ impl<'a> Envelope<'a> {
             Err(_) => serde_json::from_slice(body),
         };
         let envelope: Envelope<'a> = read.map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => Malformed::NotAMessage(error.to_string()),
+            serde_json::error::Category::Data => Malformed::NotAMessage(without_content(&error)),
             _ => Malformed::NotJson(error.to_string()),
         })?;
         if envelope.kind().is_none() {

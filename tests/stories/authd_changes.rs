@@ -114,6 +114,8 @@ async fn a_reload_is_all_or_nothing_and_names_the_mistake() {
     assert_eq!(alice.call_text("count", json!({})).await.unwrap(), "1");
     let (status, said) = authd.reload(&settings.replace("upstream =", "grace = '7s'\nupstream =")).await;
     assert_eq!((status, said["reloaded"].as_str()), (200, Some("in force after a restart: grace")));
+    let (_, said) = authd.control("POST", "/reload").await;
+    assert_eq!(said["reloaded"], "in force after a restart: grace", "as long as that is so");
     assert_eq!(alice.call_text("count", json!({})).await.unwrap(), "2");
 }
 
@@ -141,7 +143,7 @@ async fn the_audit_tells_every_decision_and_never_a_token_or_a_body() {
     Client::builder(&authd.url()).lenient().connect().await.unwrap_err();
     assert!(authd.stop().await.success());
     let text = fs::read_to_string(authd.directory().join("audit.jsonl")).unwrap();
-    for secret in [ALICE, BOB, "wrong-but-long-token", "secret-argument", "letter"] {
+    for secret in [ALICE, BOB, "wrong-but-long-token", "secret-argument", "letter", "hunter2"] {
         assert!(!text.contains(secret), "{secret} stands in {text}");
     }
     let lines = audit(authd.directory());
@@ -216,4 +218,44 @@ async fn a_call_whose_client_goes_away_is_in_the_audit_too() {
     let lines = audit(authd.directory());
     let call = lines.iter().find(|line| line["name"] == "echo").unwrap();
     assert_eq!((&call["subject"], &call["cut"]), (&json!("alice"), &json!(true)), "{call}");
+}
+
+#[tokio::test]
+async fn calls_in_flight_finish_within_the_grace_and_what_listens_ends_at_once() {
+    let server = Server::start(Flavour::Python2).await;
+    let mut authd = authd(&server, "").await;
+    let (alice, bob) = (client(&authd, ALICE).await, client(&authd, BOB).await);
+    let mut stream = bob.open_get().await.unwrap();
+    let call = alice.call_text("echo", json!({"text": "done", "sleep_ms": 1_500}));
+    let stop = async {
+        server.until(|server| server.started("echo") == 1).await;
+        authd.signal(Signal::SIGTERM);
+        assert!(stream.next_message().await.is_none() && stream.broken().is_none());
+        assert_eq!(server.executed("echo"), 0, "the call still runs");
+    };
+    let (answer, ()) = tokio::join!(call, stop);
+    assert_eq!(answer.unwrap(), "done");
+    assert!(authd.end().await.success());
+}
+
+#[tokio::test]
+async fn a_request_whose_token_is_revoked_while_it_waits_is_not_run() {
+    let server = Server::start(Flavour::Python2).await;
+    let authd = authd(&server, "[route.r]\nconcurrency = 1\n").await;
+    let (alice, bob) = (client(&authd, ALICE).await, client(&authd, BOB).await);
+    let first = bob.call_text("echo", json!({"text": "first", "sleep_ms": 4_000}));
+    let waits = async {
+        server.until(|server| server.started("echo") == 1).await;
+        let second = alice.call_text("count", json!({}));
+        let revoke = async {
+            replace_tokens(&authd, &tokens(&[("bob", BOB)]));
+            authd.until_logged("were read anew").await;
+            assert_eq!(server.executed("echo"), 0, "the second one still waits");
+        };
+        tokio::join!(second, revoke).0
+    };
+    let (first, second) = tokio::join!(first, waits);
+    assert_eq!(first.unwrap(), "first");
+    assert!(second.unwrap_err().message().contains("no longer valid"));
+    assert_eq!(server.started("count"), 0);
 }

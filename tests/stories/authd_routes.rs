@@ -217,8 +217,8 @@ async fn who_waits_in_vain_hears_so_in_time() {
     assert_eq!(failure.status, Some(200), "the one answer that every client survives");
     assert!(failure.message().contains("cannot be reached"), "{failure}");
     assert!(client.last_headers().contains_key("retry-after"));
-    let told = client.notify("notifications/cancelled", json!({})).await.unwrap_err();
-    assert_eq!(told.status, Some(503), "nobody waits for the answer to a notification");
+    // Nobody waits for its answer, and a 503 would be the end of some clients.
+    client.notify("notifications/cancelled", json!({})).await.unwrap();
     server.start_again().await;
     reload(
         &authd,

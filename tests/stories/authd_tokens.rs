@@ -195,6 +195,11 @@ async fn what_cannot_be_is_refused_in_one_line_with_its_place() {
     assert!(line.contains("tokens: everybody can read these tokens (mode 0644); run chmod 600"), "{line}");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     desk.said(check).await;
+    let line = desk.refused("check --tokens tokens", CONFIG).await;
+    assert!(
+        line.contains("upstream: route a of token a has no upstream; set upstream, or [route.a]"),
+        "{line}"
+    );
     desk.refused("token new a --tokens tokens", USAGE).await;
     desk.refused("token new b --tokens tokens --expires yesterday", USAGE).await;
     desk.refused("token new b --tokens tokens --expires 2020-01-01", USAGE).await;

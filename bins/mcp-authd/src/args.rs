@@ -156,6 +156,9 @@ pub fn parse(words: &[OsString]) -> Result<Command, Early> {
     args.command.ok_or_else(|| Early::Help(EXAMPLES.into()))
 }
 
+/// Where the Cloudflare wrapper's users have the generation of their instances.
+const GENERATION: &str = "MCP_CONTAINER_ROUTE_GENERATION";
+
 /// The flags that stand for settings, over and above the file.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
@@ -177,6 +180,7 @@ impl Flags {
         }
         config.tokens = self.tokens.clone().or(config.tokens);
         config.observe = self.observe.clone().or(config.observe);
+        config.generation = config.generation.or_else(|| std::env::var(GENERATION).ok());
         config.state_dir = self.state_dir.clone().or(config.state_dir);
         config
     }

@@ -133,10 +133,11 @@ impl Gate {
     ) -> Result<Admitted, Response<Body>> {
         let from = address::of(connection.address, &head.headers, &config.trusted_proxies);
         entry.comes_from(from);
-        if connection.is_tcp {
-            front::hosts::check(config, &head, connection)?;
+        let named = if connection.is_tcp { front::hosts::check(config, &head, connection) } else { Ok(()) };
+        if let Err(refusal) = named.and_then(|()| front::hosts::check_once(&head)) {
+            self.count_stranger(from)?;
+            return Err(refusal);
         }
-        front::hosts::check_once(&head)?;
         if let Some(answer) = preflight(&head) {
             self.count_stranger(from)?;
             return Err(answer);
@@ -148,7 +149,7 @@ impl Gate {
         let identity = self.identify(config, &head, connection, from, entry).await?;
         entry.is_from(&identity);
         let body = match head.method {
-            Method::POST => front::body::read(config, body).await?,
+            Method::POST => front::body::read(config, &head.headers, body).await?,
             _ => Bytes::new(),
         };
         Ok(Admitted { identity, head, body })
@@ -211,67 +212,73 @@ impl Gate {
         self.count_stranger(from)?;
         if refused.is_guess() {
             let held = self.limits.wrong.hold(&config.wrong, Place::of(from), &self.life).await;
-            held.map_err(|more| too_many("null", more.0))?;
+            held.map_err(|more| too_many(&Awaited::Status, more.0))?;
         }
         Err(challenge(config, head, &refused))
     }
 
     /// Counts a request without a good credential.
     fn count_stranger(&self, from: Option<IpAddr>) -> Result<(), Response<Body>> {
-        self.limits.place(Place::of(from)).map_err(|wait| too_many("null", wait))
+        self.limits.place(Place::of(from)).map_err(|wait| too_many(&Awaited::Status, wait))
     }
 
     /// Does what a request that was let in asks for.
     async fn serve(&self, config: &Config, admitted: Admitted, mut entry: Entry) -> Response<Body> {
-        let id = match self.permit(config, &admitted, &mut entry) {
-            Ok(id) => id,
+        let (awaited, is_listening) = match self.permit(config, &admitted, &mut entry) {
+            Ok(permitted) => permitted,
             Err(answered_here) => return entry.ends_with(answered_here),
         };
         let Admitted { identity, head, body } = admitted;
         if let Err(wait) = self.limits.subject(&identity.subject) {
             entry.because("too many requests of this subject");
-            return entry.ends_with(too_many(&id, wait));
+            return entry.ends_with(too_many(&awaited, wait));
         }
-        match self.router.forward(&identity, Request::from_parts(head, body)).await {
+        let is_still_good = || self.credentials.load().still(&identity, now());
+        match self.router.forward(&identity, Request::from_parts(head, body), is_still_good).await {
             Ok(Forwarded { answer, held }) => {
-                let leash =
-                    Leash { identity, credentials: self.credentials.clone(), life: self.life.clone() };
+                let credentials = self.credentials.clone();
+                let leash = Leash { identity, credentials, life: self.life.clone(), is_listening };
                 leash.hold(answer, held, entry)
             }
             Err(unserved) => {
                 entry.because(&unserved);
-                entry.ends_with(unserved_answer(&id, &unserved))
+                entry.ends_with(unserved_answer(&awaited, &unserved))
             }
         }
     }
 
-    /// The raw id of a request that may go on to its route, `null` where it has none; or what it is answered here.
+    /// What is awaited by the sender of a request that may go on to its route, and whether it listens without an end; or
+    /// what it is answered here.
     fn permit(
         &self,
         config: &Config,
         admitted: &Admitted,
         entry: &mut Entry,
-    ) -> Result<String, Response<Body>> {
+    ) -> Result<(Awaited, bool), Response<Body>> {
         let Admitted { identity, head, body } = admitted;
         let lacking = |asked: &[policy::Asked<'_>]| {
             policy::lacking(&config.require, identity.route.as_str(), asked, &identity.scopes)
         };
-        let mut id = String::from("null");
+        let mut awaited = Awaited::Status;
         let mut is_acknowledged = false;
+        let mut is_listening = head.method == Method::GET;
         let needed = if head.method == Method::POST {
             let read = policy::read(body, !config.require.is_empty()).map_err(|malformed| {
                 entry.because(&malformed);
                 let said = malformed.to_string();
                 answer::refused(StatusCode::BAD_REQUEST, "null", malformed.code(), &said)
             })?;
-            if let Some(raw) = read.id {
-                raw.get().clone_into(&mut id);
-            }
+            awaited = match read.id {
+                Some(raw) => Awaited::Id(raw.get().to_owned()),
+                None if read.is_batch => Awaited::Status,
+                None => Awaited::Nothing,
+            };
+            is_listening = read.messages.iter().any(|asked| asked.method == "subscriptions/listen");
             entry.asks(&read.messages);
             if let Some(header) = policy::headers::contradiction(&head.headers, &read) {
                 let said = format!("Header mismatch: {header} does not say what the body says");
                 entry.because(&said);
-                return Err(answer::refused(StatusCode::BAD_REQUEST, &id, HEADER_MISMATCH, &said));
+                return Err(answer::refused(StatusCode::BAD_REQUEST, awaited.id(), HEADER_MISMATCH, &said));
             }
             is_acknowledged = read.is_initialized() && self.acknowledges(identity);
             lacking(&read.messages)
@@ -281,10 +288,10 @@ impl Gate {
         match needed {
             Some(needed) => {
                 entry.because(format_args!("needs the scopes {}", needed.join(" ")));
-                Err(insufficient(config, head, &id, &needed))
+                Err(insufficient(config, head, awaited.id(), &needed))
             }
             None if is_acknowledged => Err(answer::accepted()),
-            None => Ok(id),
+            None => Ok((awaited, is_listening)),
         }
     }
 
@@ -314,27 +321,53 @@ fn insufficient(config: &Config, head: &request::Parts, id: &str, needed: &[&str
     answer
 }
 
-/// 429, or for a request with an id 200 with an error, as for what was [not served](unserved_answer): to some clients a
-/// status in the hundreds of 4 means that their session, or they themselves, are at an end.
-fn too_many(id: &str, wait: Duration) -> Response<Body> {
-    let status = if id == "null" { StatusCode::TOO_MANY_REQUESTS } else { StatusCode::OK };
-    answer::later(status, id, wait, "too many requests, try again later")
+/// What the sender of a request waits for, and so what it can be told when it is not served.
+enum Awaited {
+    /// The answer to the request with this raw id: 200 with an error that carries it, the only answer that every client
+    /// measured survives.
+    Id(String),
+    /// Nothing: a notification, or an answer to the server. 202, because some clients end at a 4xx or 5xx.
+    Nothing,
+    /// The status: GET, DELETE, a batch, and whatever is refused before it was read.
+    Status,
 }
 
-/// A request with an id gets 200 with an error: the only answer that every client measured survives.
-fn unserved_answer(id: &str, unserved: &Unserved) -> Response<Body> {
+impl Awaited {
+    /// The raw id, `null` where there is none.
+    fn id(&self) -> &str {
+        match self {
+            Awaited::Id(id) => id,
+            Awaited::Nothing | Awaited::Status => "null",
+        }
+    }
+
+    /// The answer to what is not served.
+    fn told(&self, status: StatusCode, again_after: Duration, message: &str) -> Response<Body> {
+        match self {
+            Awaited::Id(id) => answer::later(StatusCode::OK, id, again_after, message),
+            Awaited::Nothing => answer::accepted(),
+            Awaited::Status => answer::later(status, "null", again_after, message),
+        }
+    }
+}
+
+fn too_many(awaited: &Awaited, wait: Duration) -> Response<Body> {
+    awaited.told(StatusCode::TOO_MANY_REQUESTS, wait, "too many requests, try again later")
+}
+
+fn unserved_answer(awaited: &Awaited, unserved: &Unserved) -> Response<Body> {
     let (status, message) = match unserved {
         Unserved::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way, try again"),
         Unserved::Down { .. } => (StatusCode::SERVICE_UNAVAILABLE, "the server cannot be reached, try again"),
         Unserved::Lost { .. } => {
             (StatusCode::BAD_GATEWAY, "the server was lost while this ran; its effect is unknown")
         }
+        Unserved::NoLongerGood => (StatusCode::UNAUTHORIZED, "this token is no longer valid here"),
         Unserved::NoUpstream(_) => (StatusCode::NOT_FOUND, "no server is set up for this token"),
     };
     // What is wrong with an upstream is said once, where that is found out.
     log::debug!(error:% = unserved; "a request was not served");
-    let status = if id == "null" { status } else { StatusCode::OK };
-    answer::later(status, id, TRY_AGAIN, message)
+    awaited.told(status, TRY_AGAIN, message)
 }
 
 /// Reads and checks everything that a change of the settings needs, before anything is replaced.
@@ -358,5 +391,17 @@ impl Prepared {
         let table = Table::load(&config)?;
         let face = config.tls.as_ref().map(Face::load).transpose()?;
         Ok(Self { config, credentials, table, face })
+    }
+
+    /// A token whose route leads nowhere: it is let in and then served nothing. Not a mistake to stop for, since routes and
+    /// tokens come and go one after the other.
+    pub fn leads_nowhere(&self) -> Option<ConfigProblem> {
+        let entry =
+            self.credentials.tokens().entries().find(|entry| !self.table.leads(&entry.identity.route))?;
+        let (route, name) = (&entry.identity.route, &entry.name);
+        let what = format!(
+            "route {route} of token {name} has no upstream; set upstream, or [route.{route}] with one"
+        );
+        Some(ConfigProblem::key("upstream", what))
     }
 }

@@ -1,7 +1,7 @@
 //! Ends the answer of an identity that is no longer good: revoked, expired, or gone with its key.
 //!
-//! An answer whose bytes are all there is never asked. One that waits for its next byte waits for three more things: the
-//! credentials being read anew, the end of the identity's time, and the drain.
+//! An answer whose bytes are all there is never asked. One that waits for its next byte waits for more: the credentials
+//! being read anew, the end of the identity's time, and, where it has no end of its own, the drain.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderValue, Response, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mcp_daemon::body::{Body, BodyError};
 use mcp_daemon::life::Life;
@@ -26,17 +26,21 @@ pub struct Leash {
     pub identity: Arc<Identity>,
     /// What credentials are good at any moment.
     pub credentials: Arc<Current>,
-    /// Streams end when the drain begins.
+    /// The daemon's life.
     pub life: Life,
+    /// Whether the answer has no end of its own: then it ends when the drain begins. Others have the grace.
+    pub is_listening: bool,
 }
 
-/// An answer's body on a leash; it ends early, without an error, when the leash is pulled.
+/// An answer's body on a leash; it ends early when the leash is pulled: a stream of events without an error, anything else
+/// with one, so that nobody takes a part for the whole.
 pub struct Leashed {
     body: Body,
     leash: Leash,
     /// The request is under way as long as its answer is.
     _held: Held,
     entry: Entry,
+    is_stream: bool,
     /// Made when the body first has to wait.
     pulled: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -48,7 +52,11 @@ impl Leash {
             return entry.ends_with(answer);
         }
         entry.begins_with(answer.status());
-        answer.map(|body| Body::stream(Leashed { body, leash: self, _held: held, entry, pulled: None }))
+        let kind = answer.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        let is_stream = kind.starts_with(b"text/event-stream");
+        answer.map(|body| {
+            Body::stream(Leashed { body, leash: self, _held: held, entry, is_stream, pulled: None })
+        })
     }
 
     async fn pulled(self) {
@@ -56,7 +64,7 @@ impl Leash {
             () = self.no_longer_good() => {
                 log::info!(subject:% = self.identity.subject, route:% = self.identity.route; "a stream is cut, its credential is no longer good");
             }
-            () = self.life.draining() => {}
+            () = self.life.draining(), if self.is_listening => {}
         }
     }
 
@@ -106,7 +114,7 @@ impl HttpBody for Leashed {
         }
         let pulled = this.pulled.get_or_insert_with(|| Box::pin(this.leash.clone().pulled()));
         ready!(pulled.as_mut().poll(cx));
-        Poll::Ready(None)
+        Poll::Ready((!this.is_stream).then(|| Err("cut, its credential is no longer good".into())))
     }
 
     fn is_end_stream(&self) -> bool {

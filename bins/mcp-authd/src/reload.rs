@@ -19,6 +19,8 @@ pub struct Reload {
     pub gate: Arc<Gate>,
     /// The file with the settings.
     pub config_file: Option<PathBuf>,
+    /// The settings at the start, which in part stay in force until the next.
+    pub first: Arc<Config>,
     /// What the flags say over and above the file.
     pub flags: Box<dyn Fn(Config) -> Config + Send + Sync>,
 }
@@ -39,7 +41,7 @@ impl Reload {
         let config = (self.flags)(Config::load(file)?);
         let prepared = Prepared::new(config).map_err(|problem| problem.within(file))?;
         let target = Target::open(&prepared.config.audit).map_err(|problem| problem.within(file))?;
-        let waiting = needs_a_restart(&self.gate.config(), &prepared.config);
+        let waiting = needs_a_restart(&self.first, &prepared.config);
         self.gate.audit.redirect(&prepared.config.audit, target);
         self.gate.replace(prepared);
         Ok(if waiting.is_empty() {
@@ -108,16 +110,24 @@ async fn follow<T: Send + 'static>(
 ) {
     let mut reloads = gate.credentials.changes();
     let mut files: Arc<[PathBuf]> = named(&gate.config()).into();
+    let mut told = None;
     loop {
         tokio::select! {
             now = changed(&files, &look) => {
                 let (config, theirs) = (gate.config(), gate.config());
                 let fresh = aside(move || read(&theirs)).await;
                 // A reload meanwhile has read other settings, and perhaps older files.
-                if Arc::ptr_eq(&config, &gate.config()) {
-                    look = now;
-                    renew(gate, fresh);
+                if !Arc::ptr_eq(&config, &gate.config()) {
+                    continue;
                 }
+                match fresh.as_ref().err().map(|problem| chain(problem)) {
+                    None => (look, told) = (now, None),
+                    // Read again until it works, because it may have been for a reason that passes, such as no free
+                    // descriptor; but said once.
+                    Some(problem) if told.as_ref() == Some(&problem) => continue,
+                    Some(problem) => told = Some(problem),
+                }
+                renew(gate, fresh);
             }
             // A reload may name other files. It has read them, but who knows whether before their last change.
             () = reloads.next() => {

@@ -86,7 +86,9 @@ impl Entry {
 
     /// Why it is not served as asked, for the operator.
     pub fn because(&mut self, reason: impl ToString) {
-        self.reason = Some(reason.to_string());
+        let mut reason = reason.to_string();
+        reason.truncate(reason.floor_char_boundary(MAX_TEXT));
+        self.reason = Some(reason);
     }
 
     /// It is answered, and all of the answer is here.
@@ -121,7 +123,7 @@ impl Drop for Entry {
             token: fingerprint.map(Into::into),
             address: self.address,
             route: identity.map(|identity| identity.route.as_str().into()),
-            http: self.http.as_str().into(),
+            http: name_of(&self.http).into(),
             method: (&*self.method).into(),
             name: (&*self.name).into(),
             status: self.status,
@@ -130,6 +132,14 @@ impl Drop for Entry {
             reason: self.reason.as_deref().map(Into::into),
             cut: !self.complete,
         });
+    }
+}
+
+/// Clients may make up methods of HTTP, as long as they like.
+fn name_of(method: &Method) -> &str {
+    match method.as_str() {
+        known @ ("DELETE" | "GET" | "HEAD" | "OPTIONS" | "PATCH" | "POST" | "PUT") => known,
+        _ => "OTHER",
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where lines go: a file or standard output, in batches, away from the thread that serves.
 //!
 //! A line is in the file 50 ms after its answer ended, or at the end of a drain. What cannot be written in time is not kept
-//! for ever: beyond [`MAX_WAITING`] bytes lines are lost, counted, and said in the log and in a metric.
+//! for ever: beyond `MAX_WAITING` bytes lines are lost, counted, and said in the log and in a metric.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

@@ -17,6 +17,9 @@ pub fn run(args: &Check) -> Done {
     }
     let config = Flags::from(args).over(Config::load(file).map_err(wrong)?);
     let prepared = Prepared::new(config).map_err(wrong)?;
+    if let Some(problem) = prepared.leads_nowhere() {
+        return Err(wrong(problem));
+    }
     for complaint in prepared.face.iter().flat_map(|face| face.complaints()) {
         if complaint.is_fatal() {
             return Err(wrong(ConfigProblem::key("tls.certificate", complaint)));

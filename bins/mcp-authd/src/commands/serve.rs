@@ -1,9 +1,10 @@
 //! `serve`: the daemon.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use authd::audit::Audit;
-use authd::config::{Config, DAEMON};
+use authd::config::{Config, DAEMON, check};
 use authd::credentials::jwt;
 use authd::credentials::last_use::LastUse;
 use authd::front;
@@ -15,10 +16,13 @@ use mcp_daemon::control;
 use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::life::{self, Life};
 use mcp_daemon::serve::{BindOptions, Listener};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Done;
 use crate::args::{Flags, Serve};
+
+/// Longest wait for the last lines of the audit to be written.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// Serves until it is told to stop.
 pub fn run(args: Serve) -> Done {
@@ -33,7 +37,7 @@ pub fn run(args: Serve) -> Done {
     let audit = Audit::open(&prepared.config.audit)
         .map_err(|problem| wrong(problem.within(config_file.as_deref())))?;
     let runtime = life::runtime().map_err(|error| Failure::new(Exit::Bug, &error))?;
-    runtime.block_on(async move {
+    let served = runtime.block_on(async move {
         let config = prepared.config.clone();
         let life =
             Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
@@ -42,12 +46,17 @@ pub fn run(args: Serve) -> Done {
             let bound = Listener::bind(&listen, BindOptions::default());
             listeners.extend(bound.map_err(|error| Failure::unavailable(&error))?);
         }
+        for listener in &listeners {
+            // A socket that was passed on shows only now what it is.
+            check::in_the_clear(&config, &listener.local()).map_err(wrong)?;
+        }
         let names: Vec<String> = listeners.iter().map(|listener| listener.local().to_string()).collect();
         let gate = Gate::new(prepared, audit.clone(), life.clone());
         jwt::fetch::keep_fresh(gate.credentials.clone(), config.state_dir.clone(), &life);
         let reload = Arc::new(Reload {
             gate: gate.clone(),
             config_file,
+            first: config.clone(),
             flags: Box::new(move |config| flags.over(config)),
         });
         let ops = Arc::new(Ops {
@@ -83,10 +92,15 @@ pub fn run(args: Serve) -> Done {
         if let Some(Err(error)) = last_use.map(|last_use| last_use.save(&gate.credentials)) {
             log::warn!(error:% = error; "the last use of tokens is lost");
         }
-        if let Err(error) = audit.flush().await {
-            log::error!(error:% = error; "the last lines of the audit are lost");
+        match timeout(LAST_LINES, audit.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::error!(error:% = error; "the last lines of the audit are lost"),
+            Err(_elapsed) => log::error!("the last lines of the audit are lost, nobody takes them"),
         }
         log::info!(cut; "stopped");
         Ok(())
-    })
+    });
+    // A write that nobody takes would keep us for ever.
+    runtime.shutdown_background();
+    served
 }

@@ -13,17 +13,20 @@ pub fn check(config: &Config) -> Result<(), ConfigProblem> {
     }
     super::jwt::check(&config.jwt)?;
     super::policy::check(config)?;
-    if config.tls.is_none() && !config.allow_plaintext {
-        for listen in config.listeners() {
-            if let Listen::Tcp(address) = listen
-                && !address.ip().is_loopback()
-            {
-                let what = format!(
-                    "others can reach {address}, and tokens would be sent in the clear; set [tls] certificate and key, or allow_plaintext = true behind a proxy that speaks TLS"
-                );
-                return refuse("listen", &what);
-            }
+    config.listeners().iter().try_for_each(|listen| in_the_clear(config, listen))
+}
+
+/// Refuses an address at which others would send tokens in the clear.
+pub fn in_the_clear(config: &Config, listen: &Listen) -> Result<(), ConfigProblem> {
+    match listen {
+        Listen::Tcp(address)
+            if config.tls.is_none() && !config.allow_plaintext && !address.ip().is_loopback() =>
+        {
+            let what = format!(
+                "others can reach {address}, and tokens would be sent in the clear; set [tls] certificate and key, or allow_plaintext = true behind a proxy that speaks TLS"
+            );
+            Err(ConfigProblem::key("listen", what))
         }
+        Listen::Tcp(_) | Listen::Unix(_) | Listen::Inherited(_) => Ok(()),
     }
-    Ok(())
 }

@@ -9,7 +9,7 @@ mod rules;
 use std::borrow::Cow;
 use std::fmt;
 
-use mcp_daemon::mcp::{Envelope, Malformed};
+use mcp_daemon::mcp::{Envelope, Malformed, without_content};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -63,7 +63,7 @@ impl Read<'_> {
 
 fn batch(body: &[u8], strictly: bool) -> Result<Read<'_>, Malformed> {
     let Batch(elements) = serde_json::from_slice(body).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => Malformed::NotAMessage(error.to_string()),
+        serde_json::error::Category::Data => Malformed::NotAMessage(without_content(&error)),
         _ => Malformed::NotJson(error.to_string()),
     })?;
     if elements.is_empty() {

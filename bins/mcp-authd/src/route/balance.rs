@@ -30,16 +30,6 @@ impl Tried {
     }
 }
 
-/// How fit an upstream is; a less fit one is taken only where a route has no fitter one at all, tried or not.
-#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
-enum Fitness {
-    /// For sessions that have nowhere else to go.
-    Draining,
-    /// A last hope.
-    Unwell,
-    Well,
-}
-
 /// The place of the upstream that a request goes to, by weight, or `None` if all that come into question were tried.
 ///
 /// A session (`in_session`) may go to an upstream that drains if there is no other, new ones never do. The same `draw`
@@ -50,14 +40,14 @@ pub fn choose(
     tried: Tried,
     draw: u64,
 ) -> Option<usize> {
-    let fitness = |candidate: &Candidate| match (candidate.drains, candidate.admits) {
-        (false, true) => Some(Fitness::Well),
-        (false, false) => Some(Fitness::Unwell),
-        (true, _) => in_session.then_some(Fitness::Draining),
-    };
-    let best = candidates.clone().filter_map(|candidate| fitness(&candidate)).max()?;
-    let open =
-        candidates.enumerate().filter(|(at, candidate)| fitness(candidate) == Some(best) && !tried.has(*at));
+    // Draining ones are for sessions that have nowhere else to go.
+    let all_drain = candidates.clone().all(|candidate| candidate.drains);
+    let open = candidates.enumerate().filter(|(at, candidate)| {
+        !tried.has(*at) && if candidate.drains { all_drain && in_session } else { true }
+    });
+    // One that is unwell may be back by now: it is asked before anybody waits for a well one that cannot be reached.
+    let best = open.clone().map(|(_, candidate)| candidate.admits).max()?;
+    let open = open.filter(|(_, candidate)| candidate.admits == best);
     let total: u64 = open.clone().map(|(_, candidate)| u64::from(candidate.weight)).sum();
     let mut left = draw.checked_rem(total)?;
     for (at, candidate) in open {
@@ -99,9 +89,10 @@ mod tests {
     }
 
     #[test]
-    fn those_that_are_unwell_are_a_hope_only_where_none_is_well() {
+    fn those_that_are_unwell_are_asked_when_no_well_one_is_left() {
         assert_eq!(pick(&[UNWELL, WELL], false, &[], 0), Some(1));
-        assert_eq!(pick(&[UNWELL, WELL], false, &[1], 0), None, "the well one may be back sooner");
+        assert_eq!(pick(&[UNWELL, WELL], false, &[1], 0), Some(0));
+        assert_eq!(pick(&[DRAINS, WELL], true, &[1], 0), None, "it has somewhere else to go");
         assert_eq!(pick(&[UNWELL, UNWELL], false, &[0], 0), Some(1));
         assert_eq!(pick(&[], false, &[], 7), None);
     }
@@ -142,7 +133,8 @@ mod tests {
                 prop_assert!(!tried.has(at));
                 prop_assert!(in_session || !candidates[at].drains);
                 let better = |other: &Candidate| other.admits && !other.drains;
-                prop_assert!(better(&candidates[at]) || !candidates.iter().any(better));
+                let mut open = candidates.iter().enumerate().filter(|(at, _)| !tried.has(*at));
+                prop_assert!(better(&candidates[at]) || !open.any(|(_, other)| better(other)));
             }
         }
 

@@ -79,6 +79,9 @@ pub enum Unserved {
         /// The error.
         why: String,
     },
+    /// Its credential was revoked or expired while it waited.
+    #[error("the credential was no longer good when the request could be sent")]
+    NoLongerGood,
     /// The route leads nowhere.
     #[error("route {0} has no upstream")]
     NoUpstream(Route),
@@ -109,13 +112,24 @@ impl Router {
 
     /// Sends a request where its route leads and waits for the head of the answer. Its headers may be the client's own:
     /// what is not for an upstream stays here.
-    pub async fn forward(&self, identity: &Identity, request: Request<Bytes>) -> Result<Forwarded, Unserved> {
+    ///
+    /// Whatever it had to wait for, such as its body, a place or an upstream: it is sent only if it `is_still_good` then.
+    pub async fn forward(
+        &self,
+        identity: &Identity,
+        request: Request<Bytes>,
+        is_still_good: impl Fn() -> bool,
+    ) -> Result<Forwarded, Unserved> {
         let route = &identity.route;
+        let place = self.lane(route)?.enter().await.map_err(|Full| Unserved::Busy(route.clone()))?;
+        // The settings may have changed meanwhile.
         let mut lane = self.lane(route)?;
-        let place = lane.enter().await.map_err(|Full| Unserved::Busy(route.clone()))?;
         let letter = Letter::new(identity, request);
         let mut search = Search::new();
         loop {
+            if !is_still_good() {
+                return Err(Unserved::NoLongerGood);
+            }
             match search.next(&lane, &letter, Instant::now()) {
                 Step::Send(at) => match letter.send(&self.client, &lane, at).await {
                     Sent::Answered(answer, errand) => {
