@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::{Authd, Client, Flavour, Server};
+use support::{Answers, Authd, Client, Flavour, Server};
 use tokio::time::{Instant, timeout};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_mcp-authd");
@@ -241,6 +241,8 @@ async fn calls_in_flight_finish_within_the_grace_and_what_listens_ends_at_once()
 #[tokio::test]
 async fn a_request_whose_token_is_revoked_while_it_waits_is_not_run() {
     let server = Server::start(Flavour::Python2).await;
+    // A stream would give its place back with its head.
+    server.set(|switches| switches.answers = Answers::Json);
     let authd = authd(&server, "[route.r]\nconcurrency = 1\n").await;
     let (alice, bob) = (client(&authd, ALICE).await, client(&authd, BOB).await);
     let first = bob.call_text("echo", json!({"text": "first", "sleep_ms": 4_000}));
