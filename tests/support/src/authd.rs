@@ -2,29 +2,20 @@
 
 use std::{
     fs::{self, File},
-    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
+    ops::{Deref, DerefMut},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Method, Request};
-use nix::{
-    fcntl::{FcntlArg, FdFlag, fcntl},
-    sys::signal::{Signal, kill},
-    unistd::{Pid, pipe},
-};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
-    io::AsyncReadExt as _,
-    net::unix::pipe::Receiver,
-    process::{Child, Command},
+    process::Command,
     time::{sleep, timeout},
 };
 
-use crate::{child_log::ChildLog, client::Client};
+use crate::daemon::Daemon;
 
 /// How long a start and a stop may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,7 +34,7 @@ const INHERITED: [&str; 9] = [
     "STATE_DIRECTORY",
 ];
 
-/// A running `mcp-authd`; dropped, it is killed, and its log printed if the test is failing.
+/// A running `mcp-authd`, whose audit is read from its stdout; what every daemon can is in [`Daemon`].
 #[derive(Debug)]
 pub struct Authd {
     binary: PathBuf,
@@ -52,9 +43,7 @@ pub struct Authd {
     /// Whether the settings say where to listen.
     listens: bool,
     directory: TempDir,
-    log: ChildLog,
-    out: ChildLog,
-    child: Option<Child>,
+    daemon: Daemon,
     listeners: Vec<String>,
 }
 
@@ -80,15 +69,14 @@ impl Authd {
             fs::create_dir(directory.path().join(name)).expect("a new directory is writable");
         }
         let settings = settings(directory.path());
+        let control = directory.path().join("run/mcp-authd/control.sock");
         let mut authd = Authd {
             binary: binary.into(),
             args: args.iter().map(ToString::to_string).collect(),
             env: env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
             listens: settings.lines().any(|line| line.starts_with("listen")) || args.contains(&"--listen"),
             directory,
-            log: ChildLog::default(),
-            out: ChildLog::default(),
-            child: None,
+            daemon: Daemon::new("mcp-authd", control, PATIENCE).with_out(),
             listeners: Vec::new(),
         };
         authd.write_settings(&settings);
@@ -96,14 +84,10 @@ impl Authd {
         authd
     }
 
-    /// Starts it again after [`Authd::kill9`] or [`Authd::stop`]: same state, same addresses.
+    /// Starts it again after [`Daemon::kill9`] or [`Daemon::stop`]: same state, same addresses.
     pub async fn start_again(&mut self) {
-        assert!(self.child.is_none(), "start_again() on a mcp-authd that runs");
-        let (ours, theirs) = pipe().expect("a pipe");
-        fcntl(&ours, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a fresh descriptor");
         let mut command = Command::new(&self.binary);
-        command.args(["serve", "--ready-fd", &theirs.as_raw_fd().to_string()]);
-        command.arg("--config").arg(self.settings_file());
+        command.arg("serve").arg("--config").arg(self.settings_file());
         if !self.listens {
             let before = self.listeners.first().map_or("127.0.0.1:0", String::as_str);
             command.args(["--listen", before]);
@@ -114,13 +98,12 @@ impl Authd {
         }
         command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("run"));
         command.env("RUST_LOG", "debug").envs(self.env.iter().cloned());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.binary.display()));
-        drop(theirs);
-        self.log.follow(child.stderr.take().expect("stderr is piped"));
-        self.out.follow(child.stdout.take().expect("stdout is piped"));
-        self.child = Some(child);
-        self.ready(File::from(ours)).await;
+        let launched = self.daemon.launch(|ready_fd| {
+            command.args(["--ready-fd", ready_fd]);
+            command
+        });
+        let pipe = launched.await;
+        self.daemon.ready(pipe).await;
         let (_, status) = self.control("GET", "/status").await;
         let listeners = status["listeners"].as_array().expect("GET /status names `listeners`");
         self.listeners = listeners.iter().filter_map(|it| it.as_str().map(str::to_owned)).collect();
@@ -145,26 +128,6 @@ impl Authd {
         }
     }
 
-    /// Asks the control socket: status, and the body as JSON (a string if it is none).
-    pub async fn control(&self, method: &str, path: &str) -> (u16, Value) {
-        let url = format!("unix:{}:/", self.control_socket().display());
-        let mut request = Request::new(Bytes::new());
-        *request.method_mut() = method.parse::<Method>().expect("a method");
-        *request.uri_mut() = format!("http://control{path}").parse().expect("a path");
-        let client = Client::builder(&url).unconnected();
-        let asked = timeout(PATIENCE, client.raw(request)).await;
-        let response =
-            asked.expect("the control socket answers").unwrap_or_else(|error| panic!("{url}: {error}"));
-        let body = serde_json::from_slice(response.body());
-        let text = || String::from_utf8_lossy(response.body()).into_owned().into();
-        (response.status().as_u16(), body.unwrap_or_else(|_| text()))
-    }
-
-    /// Path of the control socket.
-    pub fn control_socket(&self) -> PathBuf {
-        self.path("run/mcp-authd/control.sock")
-    }
-
     /// The file given as `--config`.
     pub fn settings_file(&self) -> PathBuf {
         self.path("settings.toml")
@@ -183,58 +146,6 @@ impl Authd {
         let mut file = options.open(&path).expect("the test's own directory is writable");
         std::io::Write::write_all(&mut file, text.as_bytes()).expect("there is room");
         path
-    }
-
-    /// The process id while it runs.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().and_then(Child::id).expect("it runs")
-    }
-
-    /// SIGKILL; returns when it is gone.
-    pub async fn kill9(&mut self) {
-        let mut child = self.child.take().expect("it runs");
-        child.kill().await.expect("our own child can be killed");
-        self.log.end().await;
-    }
-
-    /// Sends a signal to it.
-    pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid() as i32), signal).expect("our own child can be signalled");
-    }
-
-    /// SIGTERM, then waits up to 60 s for its end.
-    pub async fn stop(&mut self) -> ExitStatus {
-        self.signal(Signal::SIGTERM);
-        self.end().await
-    }
-
-    /// Waits up to 60 s until it has ended by itself, or because of a [`Authd::signal`].
-    pub async fn end(&mut self) -> ExitStatus {
-        let mut child = self.child.take().expect("it runs");
-        let ended = timeout(PATIENCE, child.wait()).await.expect("mcp-authd ends within 60 s");
-        self.log.end().await;
-        self.out.end().await;
-        ended.expect("our own child can be waited for")
-    }
-
-    /// The last 2,000 lines of its stderr, over all its lives.
-    pub fn log(&self) -> Vec<String> {
-        self.log.lines()
-    }
-
-    /// Waits until a line of stderr contains `text`, and returns it; fails the test after 60 s.
-    pub async fn until_logged(&self, text: &str) -> String {
-        self.log.until(text).await
-    }
-
-    /// The last 2,000 lines of its stdout (the audit, unless the settings say otherwise), over all its lives.
-    pub fn out(&self) -> Vec<String> {
-        self.out.lines()
-    }
-
-    /// Waits until a line of stdout contains `text`, and returns it; fails the test after 60 s.
-    pub async fn until_out(&self, text: &str) -> String {
-        self.out.until(text).await
     }
 
     /// Waits until `fact` holds of `GET path` on the control socket; fails the test after 60 s.
@@ -256,29 +167,18 @@ impl Authd {
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
+}
 
-    async fn ready(&mut self, pipe: File) {
-        let mut pipe = Receiver::from_file(pipe).expect("a pipe of ours");
-        let mut byte = [0];
-        let child = self.child.as_mut().expect("just started");
-        let outcome = timeout(PATIENCE, async {
-            tokio::select! {
-                read = pipe.read_exact(&mut byte) => read.map(|_| None),
-                ended = child.wait() => ended.map(Some),
-            }
-        });
-        let outcome = outcome.await;
-        if !matches!(outcome, Ok(Ok(None))) {
-            self.log.end().await;
-            panic!("mcp-authd {:?} did not start: {outcome:?}\n{}", self.args, self.log().join("\n"));
-        }
+impl Deref for Authd {
+    type Target = Daemon;
+
+    fn deref(&self) -> &Daemon {
+        &self.daemon
     }
 }
 
-impl Drop for Authd {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- mcp-authd {:?} said:\n{}\n---", self.args, self.log().join("\n"));
-        }
+impl DerefMut for Authd {
+    fn deref_mut(&mut self) -> &mut Daemon {
+        &mut self.daemon
     }
 }

@@ -33,13 +33,21 @@ pub struct Daemon {
     /// How long a start, a stop and an answer may take.
     patience: Duration,
     log: ChildLog,
+    /// What it says on stdout, where that is read.
+    out: Option<ChildLog>,
     child: Option<Child>,
 }
 
 impl Daemon {
     /// One that does not run yet.
     pub(crate) fn new(name: &'static str, control: PathBuf, patience: Duration) -> Self {
-        Self { name, control, patience, log: ChildLog::default(), child: None }
+        Self { name, control, patience, log: ChildLog::default(), out: None, child: None }
+    }
+
+    /// The same, and what it says on stdout is read too.
+    pub(crate) fn with_out(mut self) -> Self {
+        self.out = Some(ChildLog::default());
+        self
     }
 
     /// Starts the command that is made of what `--ready-fd` is to be; gives what [`Daemon::ready`] waits for.
@@ -48,10 +56,14 @@ impl Daemon {
         let (ours, theirs) = pipe().expect("a pipe");
         fcntl(&ours, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a fresh descriptor");
         let mut command = command(&theirs.as_raw_fd().to_string());
-        command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::piped()).kill_on_drop(true);
+        let out = if self.out.is_some() { Stdio::piped() } else { Stdio::inherit() };
+        command.stdin(Stdio::null()).stdout(out).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.name));
         drop(theirs);
         self.log.follow(child.stderr.take().expect("stderr is piped"));
+        if let Some(out) = &self.out {
+            out.follow(child.stdout.take().expect("stdout is piped"));
+        }
         self.child = Some(child);
         File::from(ours)
     }
@@ -128,6 +140,9 @@ impl Daemon {
     pub async fn end(&mut self) -> ExitStatus {
         let ended = self.ended().await;
         self.log.end().await;
+        if let Some(out) = &self.out {
+            out.end().await;
+        }
         ended
     }
 
@@ -147,6 +162,16 @@ impl Daemon {
     /// Waits until a line of stderr contains `text`, and returns it; fails the test after 60 s.
     pub async fn until_logged(&self, text: &str) -> String {
         self.log.until(text).await
+    }
+
+    /// The last 2,000 lines of its stdout, over all its lives, where that is read.
+    pub fn out(&self) -> Vec<String> {
+        self.out.as_ref().map(ChildLog::lines).unwrap_or_default()
+    }
+
+    /// Waits until a line of stdout contains `text`, and returns it; fails the test after 60 s.
+    pub async fn until_out(&self, text: &str) -> String {
+        self.out.as_ref().expect("its stdout is read").until(text).await
     }
 }
 
