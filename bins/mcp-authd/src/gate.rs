@@ -4,16 +4,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header, request};
+use http::{Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use mcp_daemon::body::Body;
 use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::life::Life;
-use mcp_daemon::mcp;
 
 use crate::answer;
 use crate::audit::{Audit, Entry};
@@ -28,11 +26,9 @@ use crate::leash::Leash;
 use crate::limits::{Limits, Place};
 use crate::metrics::Metrics;
 use crate::policy::{self, headers::HEADER_MISMATCH};
-use crate::route::{Forwarded, Router, Table, Unserved};
+use crate::refusal::{self, Awaited, challenge, insufficient, too_many};
+use crate::route::{Forwarded, Router, Table};
 use crate::{address, config};
-
-/// What a client may try again after.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Everything that a request passes.
 pub struct Gate {
@@ -242,7 +238,7 @@ impl Gate {
             }
             Err(unserved) => {
                 entry.because(&unserved);
-                entry.ends_with(unserved_answer(&awaited, &unserved))
+                entry.ends_with(refusal::unserved(&awaited, &unserved))
             }
         }
     }
@@ -300,74 +296,6 @@ impl Gate {
         let table = self.router.table();
         table.settings(&identity.route).is_some_and(|settings| settings.acknowledge_initialized)
     }
-}
-
-/// 401, and how to do better.
-fn challenge(config: &Config, head: &request::Parts, refused: &Refused) -> Response<Body> {
-    let mut answer =
-        answer::refused(StatusCode::UNAUTHORIZED, "null", mcp::INVALID_REQUEST, refused.sentence());
-    let error = refused.is_wrong().then_some("invalid_token");
-    let challenge = metadata::challenge(config, head, error, &metadata::basic_scopes(config));
-    answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-    answer
-}
-
-/// 403, and which scopes would do.
-fn insufficient(config: &Config, head: &request::Parts, id: &str, needed: &[&str]) -> Response<Body> {
-    let said = "this token is not allowed to do that";
-    let mut answer = answer::refused(StatusCode::FORBIDDEN, id, mcp::INVALID_REQUEST, said);
-    let challenge = metadata::challenge(config, head, Some("insufficient_scope"), needed);
-    answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-    answer
-}
-
-/// What the sender of a request waits for, and so what it can be told when it is not served.
-enum Awaited {
-    /// The answer to the request with this raw id: 200 with an error that carries it, the only answer that every client
-    /// measured survives.
-    Id(String),
-    /// Nothing: a notification, or an answer to the server. 202, because some clients end at a 4xx or 5xx.
-    Nothing,
-    /// The status: GET, DELETE, a batch, and whatever is refused before it was read.
-    Status,
-}
-
-impl Awaited {
-    /// The raw id, `null` where there is none.
-    fn id(&self) -> &str {
-        match self {
-            Awaited::Id(id) => id,
-            Awaited::Nothing | Awaited::Status => "null",
-        }
-    }
-
-    /// The answer to what is not served.
-    fn told(&self, status: StatusCode, again_after: Duration, message: &str) -> Response<Body> {
-        match self {
-            Awaited::Id(id) => answer::later(StatusCode::OK, id, again_after, message),
-            Awaited::Nothing => answer::accepted(),
-            Awaited::Status => answer::later(status, "null", again_after, message),
-        }
-    }
-}
-
-fn too_many(awaited: &Awaited, wait: Duration) -> Response<Body> {
-    awaited.told(StatusCode::TOO_MANY_REQUESTS, wait, "too many requests, try again later")
-}
-
-fn unserved_answer(awaited: &Awaited, unserved: &Unserved) -> Response<Body> {
-    let (status, message) = match unserved {
-        Unserved::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way, try again"),
-        Unserved::Down { .. } => (StatusCode::SERVICE_UNAVAILABLE, "the server cannot be reached, try again"),
-        Unserved::Lost { .. } => {
-            (StatusCode::BAD_GATEWAY, "the server was lost while this ran; its effect is unknown")
-        }
-        Unserved::NoLongerGood => (StatusCode::UNAUTHORIZED, "this token is no longer valid here"),
-        Unserved::NoUpstream(_) => (StatusCode::NOT_FOUND, "no server is set up for this token"),
-    };
-    // What is wrong with an upstream is said once, where that is found out.
-    log::debug!(error:% = unserved; "a request was not served");
-    awaited.told(status, TRY_AGAIN, message)
 }
 
 /// Reads and checks everything that a change of the settings needs, before anything is replaced.
