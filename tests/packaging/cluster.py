@@ -1,7 +1,6 @@
 """The example overlay as kustomize builds it, with the two files that each user makes, and its pods as processes."""
 
 import base64
-import json
 import re
 import shutil
 import subprocess
@@ -12,8 +11,6 @@ import yaml
 
 from machine import until
 from repository import BINARIES, PACKAGING
-
-EXAMPLE = "kubernetes/overlays/example"
 
 
 def kustomize():
@@ -65,7 +62,8 @@ class Pod:
         for container in self.containers.values():
             container.start()
         for spec in self.spec["containers"]:
-            until(f"{spec['name']} is ready", lambda: self.containers[spec["name"]].alive() and self.probe(spec, "readinessProbe") == 200)
+            container = self.containers[spec["name"]]
+            until(f"{container.name} is ready", lambda: container.alive() and self.probe(spec, "readinessProbe") == 200)
         return self
 
     def probe(self, spec, kind):
@@ -121,8 +119,3 @@ class Pod:
         for path in (self.volumes["config"] / "..data").glob("*.toml"):
             path.write_text(container.moved(path.read_text()))
         return container
-
-
-def strings(value):
-    """All strings in an object."""
-    return re.findall(r'"((?:[^"\\]|\\.)*)"', json.dumps(value))

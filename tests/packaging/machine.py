@@ -89,7 +89,7 @@ class Machine:
 
     def starts_of_serena(self):
         """How often it was started."""
-        return self._journal('"event":"start"').__len__()
+        return len(self._journal('"event":"start"'))
 
     def pid_of_serena(self):
         """That of the newest one."""

@@ -4,17 +4,31 @@ import os
 import socket
 import subprocess
 import unittest
+import urllib.error
 import urllib.request
 
 import kubernetes_validate
+import yaml
 
 from client import Client
 from cluster import Pod, kustomize, manifests
 from machine import Machine, until
-from repository import skipped
+from repository import PACKAGING, skipped
 
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 # The oldest release that is promised to work (sidecars are on by default since 1.29), and the newest that is known.
 RELEASES = ["1.29", "1.37"]
+
+
+class Files(unittest.TestCase):
+    def test_the_schema_of_the_api_knows_every_field_before_anything_is_built(self):
+        count = 0
+        for file in (PACKAGING / "kubernetes").rglob("*.yaml"):
+            for it in yaml.safe_load_all(file.read_text()):
+                if it["kind"] != "Kustomization":
+                    kubernetes_validate.validate(it, RELEASES[-1], strict=True)
+                    count += 1
+        self.assertGreaterEqual(count, 8)
 
 
 @unittest.skipUnless(kustomize(), "neither kustomize nor kubectl is on PATH")
@@ -91,21 +105,20 @@ class Pods(unittest.TestCase):
         with Machine() as machine, Store(machine) as store:
             objects, token = manifests(store.settings)
             [authd] = [it for it in objects if it["kind"] == "Deployment"]
-            [alice] = [it for it in objects if it["metadata"]["name"] == "serena-alice" and it["kind"] == "StatefulSet"]
-            # Both take 9464, each for its own pod; here they share a machine.
-            route, front = Pod(machine, objects, alice).start(), None
+            [alice] = [it for it in objects if (it["kind"], it["metadata"]["name"]) == ("StatefulSet", "serena-alice")]
+            route = Pod(machine, objects, alice).start()
             for spec in route.spec["initContainers"] + route.spec["containers"]:
                 self.assertEqual(route.probe(spec, "livenessProbe"), 200, spec["name"])
             # The name under which mcp-authd asks for it is known, others are not.
             named = Client(machine.port(9121), host="serena-alice:9121").open()
             named.call("tools/list")
-            status, _, _ = Client(machine.port(9121), host="serena-bob:9121").post({"jsonrpc": "2.0", "id": 1, "method": "ping"})
-            self.assertEqual(status, 421)
+            self.assertEqual(Client(machine.port(9121), host="serena-bob:9121").post(PING)[0], 421)
+            # Another pod has this port for itself; here both share a machine.
             machine.forget_port(9464)
             front = Pod(machine, objects, authd).start()
             client = Client(machine.port(9120), token, host="mcp.example.org").open()
             client.call("tools/list")
-            self.assertEqual(Client(machine.port(9120), host="mcp.example.org").post({"jsonrpc": "2.0", "id": 1, "method": "ping"})[0], 401)
+            self.assertEqual(Client(machine.port(9120), host="mcp.example.org").post(PING)[0], 401)
             for name, container in route.containers.items():
                 container.crash()
                 container.start()
@@ -142,7 +155,7 @@ class Store:
     """A bucket of moto, or a directory where that is not installed."""
 
     def __init__(self, machine):
-        self.machine, self.process, self.address = machine, None, None
+        self.process, self.address = None, None
         self.directory = machine.directory("bucket")
         moto = os.environ.get("MOTO")
         if not moto:
@@ -175,7 +188,10 @@ class Store:
         return (self.directory / key).is_file()
 
     def _ask(self, method, path):
-        request = urllib.request.Request(self.address + path, method=method, headers={"Authorization": "AWS4-HMAC-SHA256 Credential=testing/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"})
+        # It wants to see whose request this is; it checks no signature.
+        scope = "Credential=testing/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+        headers = {"Authorization": f"AWS4-HMAC-SHA256 {scope}"}
+        request = urllib.request.Request(self.address + path, method=method, headers=headers)
         try:
             with urllib.request.urlopen(request) as answer:
                 return answer.status
