@@ -269,7 +269,7 @@ impl Gate {
                 None if read.is_batch => Awaited::Status,
                 None => Awaited::Nothing,
             };
-            is_listening = read.messages.iter().any(|asked| asked.method == "subscriptions/listen");
+            is_listening = read.messages.iter().any(|asked| asked.method == policy::LISTEN);
             entry.asks(&read.messages);
             if let Some(header) = policy::headers::contradiction(&head.headers, &read) {
                 let said = format!("Header mismatch: {header} does not say what the body says");

@@ -35,7 +35,9 @@ impl<'a> Object<'a> {
 
     /// Whether a member is called like one of these but for upper and lower case: some readers take it for the same.
     pub fn has_look_alike(&self, names: &[&str]) -> bool {
-        let is_like = |own: &Text<'_>, name: &str| own.0 != name && own.0.eq_ignore_ascii_case(name);
+        let is_like = |own: &Text<'_>, name: &str| {
+            own.0 != name && own.0.chars().map(folded).eq(name.chars().map(folded))
+        };
         self.0.keys().any(|own| names.iter().any(|name| is_like(own, name)))
     }
 
@@ -46,6 +48,17 @@ impl<'a> Object<'a> {
         }
         let (name, rest) = path.split_once('.')?;
         Object::read(self.get(name)?.get())?.find(rest)
+    }
+}
+
+/// A character in lower case. Four that are not ASCII become ASCII letters where somebody folds case by Unicode: Go and
+/// .NET the first two, Java the others as well.
+fn folded(char: char) -> char {
+    match char {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        '\u{130}' | '\u{131}' => 'i',
+        _ => char.to_ascii_lowercase(),
     }
 }
 
@@ -111,6 +124,11 @@ mod tests {
         let look_alike = |json: &str| Object::read(json).unwrap().has_look_alike(&["method", "id"]);
         assert!(look_alike(r#"{"method":1,"Method":2}"#) && look_alike(r#"{"\u0049d":2}"#));
         assert!(!look_alike(r#"{"method":1,"id":2,"methods":3}"#));
+        let folds = |json: &str| Object::read(json).unwrap().has_look_alike(&["params", "key", "id"]);
+        for json in [r#"{"param\u017f":1}"#, r#"{"\u212aey":1}"#, r#"{"\u0130d":1}"#, r#"{"\u0131D":1}"#] {
+            assert!(folds(json), "{json}");
+        }
+        assert!(!folds(r#"{"p\u00e4rams":1}"#));
     }
 
     #[test]

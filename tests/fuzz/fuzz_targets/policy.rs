@@ -38,6 +38,16 @@ fuzz_target!(|input: &[u8]| {
     for (asked, message) in read.messages.iter().zip(&found) {
         let method = the_only(message, "method").and_then(Value::as_str).unwrap_or_default();
         assert_eq!(asked.method, method);
+        if method == "subscriptions/listen" {
+            let params = the_only(message, "params").unwrap_or(&Value::Null);
+            let wanted = the_only(params, "notifications").unwrap_or(&Value::Null);
+            let found = match the_only(wanted, "resourceSubscriptions") {
+                Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).collect(),
+                Some(Value::String(one)) => vec![one.as_str()],
+                _ => Vec::new(),
+            };
+            assert_eq!(asked.uris, found);
+        }
         let name = match method {
             "prompts/get" | "tools/call" => "name",
             "resources/read" | "resources/subscribe" | "resources/unsubscribe" => "uri",
@@ -61,7 +71,7 @@ fuzz_target!(|input: &[u8]| {
 
 /// A member, after a check that no other is called like it.
 fn the_only<'v>(object: &'v Value, name: &str) -> Option<&'v Value> {
-    let mut like = object.as_object()?.iter().filter(|(own, _)| own.eq_ignore_ascii_case(name));
+    let mut like = object.as_object()?.iter().filter(|(own, _)| own.to_uppercase() == name.to_uppercase());
     let first = like.next()?;
     assert!(like.next().is_none() && first.0 == name, "{name} can be read in two ways");
     Some(first.1)

@@ -83,6 +83,7 @@ fn scopes(args: &Explain, config: &Config, identity: &Identity) -> Step<String> 
     let asked = Asked {
         method: args.method.as_deref().unwrap_or_default().into(),
         name: args.name.as_deref().unwrap_or_default().into(),
+        ..Asked::default()
     };
     let needed = policy::lacking(&config.require, identity.route.as_str(), &[asked], &identity.scopes);
     if let Some(needed) = needed {

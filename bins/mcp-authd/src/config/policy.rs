@@ -6,6 +6,8 @@ use serde::Deserialize;
 
 use super::Config;
 use super::jwt::KeyUrl;
+use crate::policy::LISTEN;
+use crate::policy::uri::{is_normal, is_scheme};
 
 /// Scopes that matching requests need, all of them. Every rule that matches counts.
 #[derive(Clone, Debug, Deserialize)]
@@ -17,7 +19,8 @@ pub struct Rule {
     /// The JSON-RPC methods it is about, such as `tools/call`; likewise. A rule for any method is about GET and DELETE too.
     #[serde(default = "any")]
     pub method: String,
-    /// The tools, prompts or resources (by URI) it is about, such as `execute_shell_command`; likewise.
+    /// The tools, prompts or resources (by URI) it is about, such as `execute_shell_command`; likewise. A URI that is not in
+    /// its normal form, which a server may take for another one, falls under every rule for its method.
     #[serde(default = "any")]
     pub name: String,
     /// What the credential must be good for.
@@ -49,6 +52,10 @@ pub fn check(config: &Config) -> Result<(), ConfigProblem> {
             let what = "expected at least one scope, without spaces, `\"` and `\\`";
             return refuse(format!("require[{at}].scopes"), what);
         }
+        if fits_no_resource(rule) {
+            let what = "no URI of a resource is compared in this form; write it in small letters up to its path, without a usual port, `..`, `#` and a slash at the end, and encoded only where it must be";
+            return refuse(format!("require[{at}].name"), what);
+        }
     }
     if config.public_url.as_ref().is_some_and(|url| public_url(url).is_none()) {
         return refuse("public_url".into(), "expected an http:// or https:// URL without `?` and `#`");
@@ -67,6 +74,17 @@ pub fn check(config: &Config) -> Result<(), ConfigProblem> {
         return refuse("metadata.authorization_servers".into(), what);
     }
     Ok(())
+}
+
+/// Whether a rule for resources names what is never compared with it (see [`crate::policy::uri`]).
+fn fits_no_resource(rule: &Rule) -> bool {
+    let is_for_resources = rule.method.starts_with("resources/") || rule.method == LISTEN;
+    let fits = if rule.name.contains('*') {
+        rule.name.split_once(':').is_none_or(|(scheme, _)| scheme.contains('*') || is_scheme(scheme))
+    } else {
+        is_normal(&rule.name)
+    };
+    is_for_resources && !fits
 }
 
 /// `public_url`, taken apart: scheme, host and path.
@@ -105,6 +123,8 @@ mod tests {
     fn what_cannot_work_is_refused_by_key() {
         for good in [
             "[[require]]\nscopes = ['a:b', 'c/d']",
+            "[[require]]\nmethod = 'resources/*'\nname = 'file:///etc/*'\nscopes = ['a']",
+            "[[require]]\nmethod = 'resources/read'\nname = '*passwd'\nscopes = ['a']",
             "[metadata]\nauthorization_servers = ['https://login.example.org', 'http://localhost:8080/realm']",
         ] {
             assert_eq!(checked(good), "", "{good}");
@@ -113,6 +133,14 @@ mod tests {
             ("[[require]]\nscopes = []", "require[0].scopes: "),
             ("[[require]]\nscopes = ['a b']", "require[0].scopes: "),
             ("[[require]]\nscopes = ['a\"']", "require[0].scopes: "),
+            (
+                "[[require]]\nmethod = 'resources/*'\nname = 'FILE:///etc/*'\nscopes = ['a']",
+                "require[0].name: ",
+            ),
+            (
+                "[[require]]\nmethod = 'resources/read'\nname = 'file:///etc/'\nscopes = ['a']",
+                "require[0].name: ",
+            ),
             ("[metadata]\nauthorization_servers = []", "metadata.authorization_servers: "),
             ("[metadata]\nauthorization_servers = ['http://h']", "metadata.authorization_servers: "),
             ("[metadata]\nauthorization_servers = ['https://h']\nscopes = ['']", "metadata.scopes: "),

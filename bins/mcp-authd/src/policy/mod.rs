@@ -1,10 +1,12 @@
 //! What a body asks for, and which scopes that needs. Only envelopes are read: method, and the name of what is called.
 //!
 //! Who decides by a body must read it as the server will. So nothing passes that two readers could read differently: a
-//! member that stands there twice, a name that is no text, a header that says otherwise ([`headers`]).
+//! member that stands there twice, a name that is no text, a header that says otherwise ([`headers`]), a URI that has more
+//! than one spelling ([`uri`]).
 
 pub mod headers;
 mod rules;
+pub mod uri;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,10 +17,14 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 pub use self::rules::lacking;
-use crate::object::{Object, text};
+use crate::object::{Object, text, texts};
 
 /// Messages in a batch; each costs the server more than it costs us.
 pub const MAX_BATCH: usize = 1_000;
+/// Resources that one message may want to hear of, likewise.
+pub const MAX_URIS: usize = 1_000;
+/// The stream of notifications of MCP 2026-07-28; it names the resources that it is about.
+pub const LISTEN: &str = "subscriptions/listen";
 /// What decides about a message.
 const TELLING: [&str; 6] = ["error", "id", "jsonrpc", "method", "params", "result"];
 
@@ -29,6 +35,8 @@ pub struct Asked<'a> {
     pub method: Cow<'a, str>,
     /// The tool, prompt or resource; `""` where there is none.
     pub name: Cow<'a, str>,
+    /// The resources that it wants to hear of, at most [`MAX_URIS`]; empty unless they were read strictly.
+    pub uris: Vec<Cow<'a, str>>,
 }
 
 /// A body as far as it was read.
@@ -44,7 +52,7 @@ pub struct Read<'a> {
 
 /// Reads a body: one message, or a batch of them (MCP 2025-03-26 has batches). `strictly`, where rules decide by it: then
 /// a member that differs from a telling one in upper and lower case alone is an error too, because some servers' JSON
-/// takes both for the same.
+/// takes both for the same, and the resources that somebody wants to hear of are read as well.
 pub fn read(body: &[u8], strictly: bool) -> Result<Read<'_>, Malformed> {
     match message(body, strictly) {
         Ok((id, asked)) => Ok(Read { id, messages: vec![asked], is_batch: false }),
@@ -91,22 +99,40 @@ fn message(json: &[u8], strictly: bool) -> Result<(Option<&RawValue>, Asked<'_>)
         }
     }
     let id = envelope.method.as_ref().and(envelope.id);
-    let method = envelope.method.unwrap_or_default();
-    let member = match &*method {
+    let mut asked = Asked { method: envelope.method.unwrap_or_default(), ..Asked::default() };
+    let member = match &*asked.method {
         "prompts/get" | "tools/call" => "name",
         "resources/read" | "resources/subscribe" | "resources/unsubscribe" => "uri",
-        _ => return Ok((id, Asked { method, name: Cow::default() })),
+        LISTEN if strictly => "notifications",
+        _ => return Ok((id, asked)),
     };
-    let Some(params) = envelope.params else { return Ok((id, Asked { method, name: Cow::default() })) };
+    let Some(params) = envelope.params else { return Ok((id, asked)) };
     let params = Object::read(params.get()).ok_or_else(|| ambiguous("`params`"))?;
     if params.has_look_alike(&[member]) {
         return Err(ambiguous("`params`"));
     }
-    let name = match params.get(member) {
-        Some(name) => text(name).ok_or_else(|| Malformed::NotAMessage(format!("`{member}` is no text")))?,
-        None => Cow::default(),
-    };
-    Ok((id, Asked { method, name }))
+    match params.get(member) {
+        Some(wanted) if member == "notifications" => asked.uris = uris(wanted)?,
+        Some(name) => {
+            asked.name =
+                text(name).ok_or_else(|| Malformed::NotAMessage(format!("`{member}` is no text")))?;
+        }
+        None => {}
+    }
+    Ok((id, asked))
+}
+
+/// The resources among the notifications that somebody wants.
+fn uris(wanted: &RawValue) -> Result<Vec<Cow<'_, str>>, Malformed> {
+    const MEMBER: &str = "resourceSubscriptions";
+    let wrong = |what: &str| Malformed::NotAMessage(format!("`notifications` {what}"));
+    let wanted = Object::read(wanted.get()).ok_or_else(|| wrong("can be read in two ways"))?;
+    if wanted.has_look_alike(&[MEMBER]) {
+        return Err(wrong("can be read in two ways"));
+    }
+    let Some(listed) = wanted.get(MEMBER) else { return Ok(Vec::new()) };
+    let uris = texts(listed).ok_or_else(|| wrong("names a resource that is no text"))?;
+    if uris.len() > MAX_URIS { Err(wrong("names too many resources")) } else { Ok(uris) }
 }
 
 /// The elements of an array, each unread; reading ends at [`MAX_BATCH`].
@@ -195,9 +221,41 @@ mod tests {
             r#"{"id":1,"method":"tools/call","params":{"name":null}}"#,
             r#"{"id":1,"method":"tools/call","params":["a"]}"#,
             r#"{"id":1,"method":"resources/read","params":{"uri":"a","URI":"b"}}"#,
+            r#"{"id":1,"method":"tools/call","params":{"name":"a"},"param\u017f":{"name":"b"}}"#,
         ] {
             assert_eq!(code(body), INVALID_REQUEST, "{body}");
             assert_eq!(code(&format!("[{body}]")), INVALID_REQUEST, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_resources_that_somebody_listens_to_are_read_where_rules_decide() {
+        let listen =
+            |params: &str| format!(r#"{{"id":1,"method":"subscriptions/listen","params":{params}}}"#);
+        let uris = |params: &str, strictly| {
+            let body = listen(params);
+            let read = read(body.as_bytes(), strictly).unwrap_or_else(|error| panic!("{body}: {error}"));
+            read.messages[0].uris.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let two = r#"{"notifications":{"toolsListChanged":true,"resourceSubscriptions":["a:b","a\u003ac"]}}"#;
+        assert_eq!(uris(two, true), ["a:b", "a:c"]);
+        assert!(uris(two, false).is_empty());
+        for none in ["{}", r#"{"notifications":{}}"#, r#"{"notifications":{"resourceSubscriptions":[]}}"#] {
+            assert!(uris(none, true).is_empty(), "{none}");
+        }
+        let many = format!(
+            r#"{{"notifications":{{"resourceSubscriptions":[{}"a:b"]}}}}"#,
+            r#""a:b","#.repeat(MAX_URIS)
+        );
+        for bad in [
+            r#"{"notifications":[]}"#,
+            r#"{"notifications":{},"Notifications":{}}"#,
+            r#"{"notifications":{"resourceSubscriptions":[1]}}"#,
+            r#"{"notifications":{"resourceSubscriptions":{}}}"#,
+            r#"{"notifications":{"resourcesubscriptions":[]}}"#,
+            &many,
+        ] {
+            assert_eq!(code(&listen(bad)), INVALID_REQUEST, "{bad}");
         }
     }
 

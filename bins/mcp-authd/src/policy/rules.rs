@@ -1,9 +1,12 @@
 //! Which scopes requests need.
+//!
+//! Rules only ever ask for more, so what cannot be compared with them ([`super::uri`]) falls under all of them.
 
 use crate::config::policy::Rule;
 use crate::identity::Scopes;
 
-use super::Asked;
+use super::uri::is_normal;
+use super::{Asked, LISTEN};
 
 /// All scopes that these messages need on a route, in the order of the rules and each once, if any of them is missing.
 ///
@@ -17,9 +20,7 @@ pub fn lacking<'r>(
 ) -> Option<Vec<&'r str>> {
     let mut needed: Vec<&str> = Vec::new();
     for rule in rules.iter().filter(|rule| matches(&rule.route, route)) {
-        let is_about =
-            |asked: &Asked<'_>| matches(&rule.method, &asked.method) && matches(&rule.name, &asked.name);
-        if messages.iter().any(is_about) {
+        if messages.iter().any(|asked| is_about(rule, asked)) {
             for scope in &rule.scopes {
                 if !needed.contains(&scope.as_str()) {
                     needed.push(scope);
@@ -28,6 +29,23 @@ pub fn lacking<'r>(
         }
     }
     needed.iter().any(|scope| !scopes.has(scope)).then_some(needed)
+}
+
+/// Whether a rule is about a message. Listening to resources is subscribing to each of them in a newer way.
+fn is_about(rule: &Rule, asked: &Asked<'_>) -> bool {
+    let is_about = |method: &str| matches(&rule.method, method);
+    let is_resource = |uri: &str| !is_normal(uri) || matches(&rule.name, uri);
+    match &*asked.method {
+        method @ ("resources/read" | "resources/subscribe" | "resources/unsubscribe") => {
+            is_about(method) && is_resource(&asked.name)
+        }
+        LISTEN => {
+            is_about(LISTEN) && matches(&rule.name, "")
+                || (is_about(LISTEN) || is_about("resources/subscribe"))
+                    && asked.uris.iter().any(|uri| is_resource(uri))
+        }
+        method => is_about(method) && matches(&rule.name, &asked.name),
+    }
 }
 
 /// Whether `*` in a pattern can stand for what is missing to the text.
@@ -58,7 +76,7 @@ mod tests {
     }
 
     fn asked(method: &'static str, name: &'static str) -> Asked<'static> {
-        Asked { method: method.into(), name: name.into() }
+        Asked { method: method.into(), name: name.into(), ..Asked::default() }
     }
 
     fn only(scopes: &str) -> Scopes {
@@ -99,6 +117,32 @@ mod tests {
         let (rules, get) = (rules(), [Asked::default()]);
         assert_eq!(lacking(&rules, "dev", &get, &only("")).unwrap(), ["mcp"]);
         assert_eq!(lacking(&rules[1..], "dev", &get, &only("")), None);
+    }
+
+    #[test]
+    fn a_resource_that_a_server_might_find_under_another_name_falls_under_every_rule() {
+        let rules =
+            [rule("*", "resources/*", "file:///secret*", "secret"), rule("*", "tools/call", "x", "tools")];
+        let lacks = |asked: Asked<'_>| super::lacking(&rules, "r", &[asked], &only("")).is_some();
+        for method in ["resources/read", "resources/subscribe", "resources/unsubscribe"] {
+            assert!(!lacks(asked(method, "file:///public")));
+            for uri in [
+                "file:///secret/a",
+                "FILE:///secret",
+                "file:///a/../secret",
+                "file:///%73ecret",
+                "file:///sec\tret",
+            ] {
+                assert!(lacks(asked(method, uri)), "{method} {uri}");
+            }
+        }
+        assert!(!lacks(asked("resources/list", "")) && !lacks(asked("prompts/get", "X:")));
+        let listen = |uris: &[&'static str]| Asked {
+            uris: uris.iter().map(|uri| (*uri).into()).collect(),
+            ..asked(LISTEN, "")
+        };
+        assert!(!lacks(listen(&[])) && !lacks(listen(&["file:///public"])));
+        assert!(lacks(listen(&["file:///public", "file:///secret/a"])) && lacks(listen(&["FILE:///secret"])));
     }
 
     #[test]
