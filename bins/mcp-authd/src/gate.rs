@@ -21,7 +21,7 @@ use crate::front::health::Health;
 use crate::front::manners::{Manners, preflight};
 use crate::front::tls::{CurrentFace, Face};
 use crate::front::{self, Connection, metadata};
-use crate::identity::Identity;
+use crate::identity::{Identity, Standing};
 use crate::leash::Leash;
 use crate::limits::{Limits, Place};
 use crate::metrics::Metrics;
@@ -110,7 +110,7 @@ impl Gate {
         let mut entry = Entry::new(&self.audit, &head.method);
         let manners = Manners::of(&config, &head, &connection);
         let mut answer = match self.admit(&config, head, body, &connection, &mut entry).await {
-            Ok(admitted) => self.serve(&config, admitted, entry).await,
+            Ok(admitted) => self.serve(&config, admitted, &connection, entry).await,
             Err(refusal) => entry.ends_with(refusal),
         };
         manners.put(answer.headers_mut());
@@ -178,14 +178,17 @@ impl Gate {
         entry: &mut Entry,
     ) -> Result<Arc<Identity>, Response<Body>> {
         let token = bearer::token(&head.headers, config.limits.credential.bytes());
-        let shown = connection.secure.as_ref().and_then(|secure| secure.shown.as_ref());
+        let secure = connection.secure.as_deref();
+        let shown = secure.and_then(|secure| secure.shown.as_ref());
         let identify = || {
             let presented = match (&token, shown) {
                 (Ok(token), _) => Presented::Bearer(token),
                 (Err(Refused::Missing), Some(shown)) => Presented::Certificate(shown),
                 (Err(refused), _) => return Err(refused.clone()),
             };
-            self.credentials.load().identify(&presented, now())
+            let (credentials, now) = (self.credentials.load(), now());
+            credentials.admit(secure, now)?;
+            credentials.identify(&presented, now)
         };
         let mut identified = identify();
         if let Err(Refused::UnknownKey(issuer)) = &identified
@@ -197,6 +200,9 @@ impl Gate {
         let refused = match identified {
             Ok(identity) => {
                 connection.stranger.welcome();
+                if matches!(identity.standing, Standing::Certificate(_)) {
+                    front::hosts::check_ambient(config, head)?;
+                }
                 return Ok(Arc::new(identity));
             }
             Err(refused) => refused,
@@ -219,7 +225,13 @@ impl Gate {
     }
 
     /// Does what a request that was let in asks for.
-    async fn serve(&self, config: &Config, admitted: Admitted, mut entry: Entry) -> Response<Body> {
+    async fn serve(
+        &self,
+        config: &Config,
+        admitted: Admitted,
+        connection: &Connection,
+        mut entry: Entry,
+    ) -> Response<Body> {
         let (awaited, is_listening) = match self.permit(config, &admitted, &mut entry) {
             Ok(permitted) => permitted,
             Err(answered_here) => return entry.ends_with(answered_here),
@@ -229,11 +241,12 @@ impl Gate {
             entry.because("too many requests of this subject");
             return entry.ends_with(too_many(&awaited, wait));
         }
-        let is_still_good = || self.credentials.load().still(&identity, now());
+        let secure = connection.secure.clone();
+        let is_still_good = || self.credentials.load().still(&identity, secure.as_deref(), now());
         match self.router.forward(&identity, Request::from_parts(head, body), is_still_good).await {
             Ok(Forwarded { answer, held }) => {
                 let credentials = self.credentials.clone();
-                let leash = Leash { identity, credentials, life: self.life.clone(), is_listening };
+                let leash = Leash { identity, secure, credentials, life: self.life.clone(), is_listening };
                 leash.hold(answer, held, entry)
             }
             Err(unserved) => {

@@ -93,7 +93,7 @@ pub struct Identity {
 /// [`Credentials::still`](crate::credentials::Credentials::still)). Holds nothing that could be used as a credential.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Standing {
-    /// The digest of the authorities that vouch for a certificate, and of the rules; good as long as both stay.
+    /// The digest of what makes an identity of a certificate; good as long as that stays, and the certificate is.
     Certificate([u8; 32]),
     /// What a JWT was checked with; good as long as an issuer has that key under the same rules.
     Jwt(JwtStanding),

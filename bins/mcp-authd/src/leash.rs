@@ -16,6 +16,7 @@ use mcp_daemon::life::Life;
 
 use crate::audit::Entry;
 use crate::credentials::{Current, now};
+use crate::front::tls::shake::Secure;
 use crate::identity::Identity;
 use crate::route::Held;
 
@@ -24,6 +25,8 @@ use crate::route::Held;
 pub struct Leash {
     /// Whose answer it is.
     pub identity: Arc<Identity>,
+    /// What is known by TLS of the connection that it came by.
+    pub secure: Option<Arc<Secure>>,
     /// What credentials are good at any moment.
     pub credentials: Arc<Current>,
     /// The daemon's life.
@@ -72,7 +75,7 @@ impl Leash {
         let mut changes = self.credentials.changes();
         loop {
             let now = now();
-            if !self.credentials.load().still(&self.identity, now) {
+            if !self.credentials.load().still(&self.identity, self.secure.as_deref(), now) {
                 return;
             }
             let left = self.identity.expires.map(|expires| Duration::from_secs(expires.saturating_sub(now)));

@@ -46,9 +46,14 @@ pub struct Issuer {
     /// `https://example.org/name`), else a dot leads into an object.
     #[serde(default = "subject_claim")]
     pub subject_claim: String,
-    /// Put before the claim's value, such as `corp:`, so that two issuers cannot name the same subject.
+    /// Put before the claim's value, such as `corp:`, so that two issuers cannot name the same subject. Where several name
+    /// people, issuers or authorities of certificates, no prefix is another's beginning.
     #[serde(default)]
     pub subject_prefix: String,
+    /// Who has the same name elsewhere, by a static token, a certificate or another issuer, is the same: its subjects and
+    /// the routes made of them may be theirs. Without it a token that would get somebody else's name is refused.
+    #[serde(default)]
+    pub shares_names: bool,
     /// The claim that names the route.
     pub route_claim: Option<String>,
     /// The route of all its tokens, instead of a claim; with neither the subject is the route, or `j-` and 32
@@ -162,15 +167,22 @@ pub fn check(issuers: &[Issuer]) -> Result<(), ConfigProblem> {
         if issuer.refresh.duration() < MIN_REFRESH {
             return refuse("refresh", "expected at least 10s; a key nobody knows yet is fetched at once");
         }
-        let prefix = &issuer.subject_prefix;
-        if prefix.len() > MAX_PREFIX || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return refuse("subject_prefix", "expected at most 64 visible ASCII characters");
+        if !is_prefix(&issuer.subject_prefix) {
+            return refuse("subject_prefix", NO_PREFIX);
         }
         if issuer.route.is_some() && issuer.route_claim.is_some() {
             return refuse("route", "expected route or route_claim, not both");
         }
     }
     Ok(())
+}
+
+/// What is told of a text that can be no prefix.
+pub(super) const NO_PREFIX: &str = "expected at most 64 visible ASCII characters";
+
+/// Whether a text can stand before a subject.
+pub(super) fn is_prefix(prefix: &str) -> bool {
+    prefix.len() <= MAX_PREFIX && prefix.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 #[cfg(test)]

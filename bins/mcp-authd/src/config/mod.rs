@@ -137,15 +137,18 @@ impl Config {
     pub fn credential_files(&self) -> Vec<PathBuf> {
         let of_issuers = self.jwt.iter().flat_map(|issuer| [&issuer.keys, &issuer.secret_file]);
         let listed = std::iter::once(&self.tokens).chain(of_issuers).flatten();
-        let client = self.tls.as_ref().and_then(|tls| tls.client.as_ref()).filter(|client| client.identify);
-        listed.chain(client.map(|client| &client.authorities)).cloned().collect()
+        listed.chain(self.client_files()).cloned().collect()
     }
 
-    /// The files that TLS is made of: certificate, key, and the authorities of clients.
+    /// The files that TLS is made of: certificate, key, and those that decide about the certificates of clients.
     pub fn certificate_files(&self) -> Vec<PathBuf> {
         let Some(tls) = &self.tls else { return Vec::new() };
-        let authorities = tls.client.as_ref().map(|client| &client.authorities);
-        [&tls.certificate, &tls.key].into_iter().chain(authorities).cloned().collect()
+        [&tls.certificate, &tls.key].into_iter().chain(self.client_files()).cloned().collect()
+    }
+
+    fn client_files(&self) -> impl Iterator<Item = &PathBuf> {
+        let client = self.tls.as_ref().and_then(|tls| tls.client.as_ref());
+        client.into_iter().flat_map(|client| std::iter::once(&client.authorities).chain(&client.crl))
     }
 
     /// Where to listen: what is set, else [`DEFAULT_LISTEN`].

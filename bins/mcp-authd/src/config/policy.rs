@@ -96,7 +96,7 @@ pub fn public_url(text: &str) -> Option<Uri> {
 }
 
 /// RFC 6749, 3.3.
-fn is_scope(text: &str) -> bool {
+pub(super) fn is_scope(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
 }
 

@@ -9,6 +9,7 @@ pub mod jwt;
 mod keyed;
 pub mod last_use;
 pub mod moment;
+pub mod names;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -20,8 +21,10 @@ use tokio::sync::{Notify, watch};
 
 use self::certificates::{Certificates, Shown};
 use self::jwt::Issuers;
+use self::names::Names;
 use self::tokens::Tokens;
 use crate::config::Config;
+use crate::front::tls::shake::Secure;
 use crate::identity::{Identity, Standing};
 
 /// One reading of all credentials.
@@ -29,6 +32,7 @@ pub struct Credentials {
     tokens: Tokens,
     certificates: Option<Certificates>,
     issuers: Issuers,
+    names: Names,
 }
 
 /// What a request brought to show who it is from.
@@ -109,7 +113,9 @@ impl Credentials {
     /// Reads everything that the settings name.
     pub fn load(config: &Config) -> Result<Self, ConfigProblem> {
         let certificates = Certificates::load(config.tls.as_ref())?;
-        Ok(Self { tokens: Tokens::load(config)?, certificates, issuers: Issuers::load(config)? })
+        let tokens = Tokens::load(config)?;
+        let names = Names::of(&tokens, config);
+        Ok(Self { tokens, certificates, issuers: Issuers::load(config)?, names })
     }
 
     /// What a credential is worth at `now`, seconds since 1970.
@@ -117,15 +123,35 @@ impl Credentials {
         match presented {
             Presented::Bearer(token) => match self.tokens.identify(token, now) {
                 Err(Refused::Unknown) if !self.issuers.is_empty() && jwt::is_token(token) => {
-                    self.issuers.identify(token, now)
+                    let identity = self.issuers.identify(token, now)?;
+                    if self.is_anothers(&identity) { Err(jwt::Invalid::Taken.into()) } else { Ok(identity) }
                 }
                 identified => identified,
             },
-            Presented::Certificate(shown) => match &self.certificates {
-                Some(certificates) => certificates.identify(shown, now),
-                None => Err(Refused::Missing),
-            },
+            Presented::Certificate(shown) => {
+                let Some(certificates) = &self.certificates else { return Err(Refused::Missing) };
+                let identity = certificates.identify(shown, now)?;
+                if self.is_anothers(&identity) { Err(certificates.taken(&identity)) } else { Ok(identity) }
+            }
         }
+    }
+
+    /// Whether a connection by TLS may be used at all: where a client certificate is required, it has to go on being good.
+    pub fn admit(&self, secure: Option<&Secure>, now: u64) -> Result<(), Refused> {
+        match (&self.certificates, secure) {
+            (Some(certificates), Some(secure)) => certificates.admit(secure.shown.as_ref(), now),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether somebody has by now a name that the operator gave somebody else.
+    fn is_anothers(&self, identity: &Identity) -> bool {
+        let naming = match &identity.standing {
+            Standing::Token(_) => return false,
+            Standing::Certificate(_) => self.certificates.as_ref().map(Certificates::naming),
+            Standing::Jwt(standing) => self.issuers.naming(standing),
+        };
+        naming.is_none_or(|naming| self.names.is_anothers(identity, naming))
     }
 
     /// The issuers of JWTs.
@@ -138,17 +164,21 @@ impl Credentials {
         &self.tokens
     }
 
-    /// Whether an identity that was given out earlier is still good: same credential, same subject, route and scopes.
-    pub fn still(&self, identity: &Identity, now: u64) -> bool {
+    /// Whether an identity that was given out earlier is still good: same credential, same subject, route and scopes; and
+    /// so is the connection that it came by, where that is one by TLS.
+    pub fn still(&self, identity: &Identity, secure: Option<&Secure>, now: u64) -> bool {
         let in_time = identity.expires.is_none_or(|expires| now < expires);
+        let shown = || secure.and_then(|secure| secure.shown.as_ref());
         in_time
             && match &identity.standing {
                 Standing::Token(_) => self.tokens.still(identity, now),
-                Standing::Certificate(_) => {
-                    self.certificates.as_ref().is_some_and(|certificates| certificates.still(identity))
-                }
+                Standing::Certificate(rules) => self.certificates.as_ref().is_some_and(|certificates| {
+                    shown().is_some_and(|shown| certificates.still(rules, shown, now))
+                }),
                 Standing::Jwt(standing) => self.issuers.still(standing),
             }
+            && !self.is_anothers(identity)
+            && self.admit(secure, now).is_ok()
     }
 }
 

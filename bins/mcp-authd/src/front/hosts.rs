@@ -1,6 +1,6 @@
 //! Whether a request is for us at all: `Host` and `Origin` on TCP, and headers that must not come twice.
 
-use http::{Response, StatusCode, request};
+use http::{HeaderValue, Response, StatusCode, header, request};
 use mcp_daemon::body::Body;
 use mcp_daemon::hosts::{self, Foreign};
 use mcp_daemon::mcp;
@@ -24,6 +24,20 @@ pub fn check(config: &Config, head: &request::Parts, connection: &Connection) ->
     checked.map_err(|foreign| {
         answer::refused(foreign.status(), "null", mcp::INVALID_REQUEST, &foreign.to_string())
     })
+}
+
+/// Refuses a page's request that brings no credential but the browser's certificate, unless the settings name the page: the
+/// browser shows the certificate whoever asks, so a page of any server on this machine could act as the person. `"*"` names
+/// nobody.
+pub fn check_ambient(config: &Config, head: &request::Parts) -> Result<(), Response<Body>> {
+    let is_named = |origin: &&HeaderValue| {
+        config.allowed_origins.iter().any(|named| named.as_bytes() == origin.as_bytes())
+    };
+    if head.headers.get_all(header::ORIGIN).iter().all(|origin| is_named(&origin)) {
+        return Ok(());
+    }
+    let sentence = "a page needs a token of its own, or its Origin in allowed_origins";
+    Err(answer::refused(StatusCode::FORBIDDEN, "null", mcp::INVALID_REQUEST, sentence))
 }
 
 /// Refuses a request with two session ids: somebody behind us may look at the other one. (Two credentials are none, see

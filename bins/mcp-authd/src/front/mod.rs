@@ -35,7 +35,7 @@ pub struct Connection {
     /// Whether it came over TCP, where `Host` and `Origin` have to be checked.
     pub is_tcp: bool,
     /// What is known by TLS, where it is spoken.
-    pub secure: Option<Secure>,
+    pub secure: Option<Arc<Secure>>,
     /// Whether it has shown a good credential.
     pub stranger: Arc<Stranger>,
     _room: Room,
@@ -106,7 +106,7 @@ async fn secure(
                 return;
             }
         };
-        connection.secure = Some(secure);
+        connection.secure = Some(Arc::new(secure));
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(H2);
         let service = service(gate, connection);
         if is_h2 {

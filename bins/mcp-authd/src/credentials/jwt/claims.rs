@@ -9,6 +9,7 @@ use mcp_daemon::secret::sha256_hex;
 
 use super::Invalid;
 use crate::config::jwt::Issuer;
+use crate::credentials::names::is_made;
 use crate::identity::{Scopes, Subject};
 use crate::object::{Object, seconds, text, texts};
 
@@ -95,12 +96,10 @@ impl<'a> Claims<'a> {
     }
 }
 
-/// The subject itself where it can be a route. One that looks like what is made of others is not taken as it is: whoever
-/// may choose a name could choose another's route.
+/// The subject itself where it can be a route and does not look like what is made of others.
 fn route_of(subject: &Subject) -> Route {
-    let is_made = subject.as_str().strip_prefix("j-").is_some_and(|digits| digits.len() == ROUTE_DIGITS);
     match subject.as_str().parse() {
-        Ok(route) if !is_made => route,
+        Ok(route) if !is_made(subject.as_str()) => route,
         _ => {
             let digest = sha256_hex(subject.as_str().as_bytes());
             format!("j-{}", &digest[..ROUTE_DIGITS]).parse().expect("hexadecimal digits are a route")

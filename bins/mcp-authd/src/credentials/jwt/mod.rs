@@ -28,6 +28,7 @@ use self::remote::Remote;
 use self::token::Token;
 use super::Refused;
 use super::keyed::keyed;
+use super::names::Naming;
 use crate::config::Config;
 use crate::config::jwt::Issuer as Rules;
 use crate::identity::{Identity, JwtStanding, Standing};
@@ -79,6 +80,11 @@ pub enum Invalid {
     /// Its claim is no subject.
     #[error("its claim names no subject")]
     Subject,
+    /// Its name, or the route made of it, is that of a static token, or a `route` key's.
+    #[error(
+        "its subject or route was given to somebody else; set subject_prefix, or shares_names where they are the same"
+    )]
+    Taken,
     /// There is no signature.
     #[error("it is not signed")]
     Unsigned,
@@ -94,7 +100,8 @@ impl Invalid {
             | Invalid::NotYet
             | Invalid::Route
             | Invalid::Scopes
-            | Invalid::Subject => true,
+            | Invalid::Subject
+            | Invalid::Taken => true,
             Invalid::Algorithm
             | Invalid::Critical
             | Invalid::Form
@@ -187,6 +194,13 @@ impl Issuers {
         self.by_name
             .values()
             .any(|issuer| issuer.digest == standing.rules && issuer.with_keys(|keys| keys.has(&standing.key)))
+    }
+
+    /// How an issuer with these very rules names people, if there is one.
+    pub fn naming(&self, standing: &JwtStanding) -> Option<Naming> {
+        let rules = &self.by_name.values().find(|issuer| issuer.digest == standing.rules)?.rules;
+        let makes_routes = rules.route.is_none() && rules.route_claim.is_none();
+        Some(Naming { shares: rules.shares_names, makes_routes })
     }
 
     fn verify(&self, credential: &str, now: u64) -> Result<Identity, Refused> {

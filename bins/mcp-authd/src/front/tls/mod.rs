@@ -17,7 +17,7 @@ use mcp_daemon::secret::Secret;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, server::WebPkiClientVerifier};
 
 use self::certificate::{Complaint, Names, Term};
@@ -89,8 +89,12 @@ impl Face {
 /// Who signs client certificates, if the settings name somebody.
 pub fn authorities(tls: &Tls) -> Result<Option<Authorities>, ConfigProblem> {
     let Some(client) = &tls.client else { return Ok(None) };
+    let revoked = match &client.crl {
+        None => Vec::new(),
+        Some(path) => revoked(path).map_err(|what| refuse("client.crl", path, &what))?,
+    };
     let path = &client.authorities;
-    let listed = certificates(path).and_then(|listed| Authorities::new(listed, client.required));
+    let listed = certificates(path).and_then(|listed| Authorities::new(listed, revoked, client.required));
     listed.map(Some).map_err(|what| refuse("client.authorities", path, &what))
 }
 
@@ -100,18 +104,31 @@ fn refuse(key: &str, path: &Path, what: &str) -> ConfigProblem {
 
 /// The certificates of a PEM file, at least one; the error is for people.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let listed = pem(path)?;
+    if listed.is_empty() {
+        return Err("no certificate in PEM form (`-----BEGIN CERTIFICATE-----`)".into());
+    }
+    Ok(listed)
+}
+
+/// The revocation lists of a PEM file, at least one; the error is for people.
+fn revoked(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let listed: Vec<CertificateRevocationListDer<'static>> = pem(path)?;
+    if listed.is_empty() {
+        return Err("no revocation list in PEM form (`-----BEGIN X509 CRL-----`)".into());
+    }
+    Ok(listed)
+}
+
+/// Everything of one kind in a PEM file.
+fn pem<T: PemObject>(path: &Path) -> Result<Vec<T>, String> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
     read.map_err(|error| error.to_string())?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(format!("more than {MAX_FILE} bytes, surely not certificates"));
     }
-    let listed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    let listed = listed.map_err(|error| format!("not PEM: {error}"))?;
-    if listed.is_empty() {
-        return Err("no certificate in PEM form (`-----BEGIN CERTIFICATE-----`)".into());
-    }
-    Ok(listed)
+    T::pem_slice_iter(&bytes).collect::<Result<_, _>>().map_err(|error| format!("not PEM: {error}"))
 }
 
 #[cfg(test)]
