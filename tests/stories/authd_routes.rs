@@ -457,7 +457,20 @@ async fn an_upstream_gets_its_own_credential_and_no_identity_unless_it_is_to() {
     for name in ["mcp-auth-subject", "mcp-route", "x-forwarded-for", "origin"] {
         assert!(!seen.contains_key(name), "{name}");
     }
-    Authd::secret_file(directory.path(), "upstream-token", "another\n");
+    // One that cannot be used changes nothing, one that can is used without being asked.
+    let replace = |text: &str| {
+        let new = Authd::secret_file(directory.path(), "new", text);
+        std::fs::rename(new, &token).unwrap();
+    };
+    replace("two words\n");
+    authd.until_logged("the token of an upstream has changed but cannot be used, the old one stays").await;
+    client.call("count", json!({})).await.unwrap();
+    assert_eq!(server.requests().pop().unwrap().headers["authorization"], "Bearer the-servers-own");
+    replace("a-third-one\n");
+    authd.until_logged("the token of an upstream has changed and was read anew").await;
+    client.call("count", json!({})).await.unwrap();
+    assert_eq!(server.requests().pop().unwrap().headers["authorization"], "Bearer a-third-one");
+    replace("another\n");
     reload(&authd, &settings("identity_headers = true")).await;
     client.call("count", json!({})).await.unwrap();
     let seen = server.requests().pop().unwrap().headers;

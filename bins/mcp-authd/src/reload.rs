@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::front::tls::Face;
 use crate::gate::{Gate, Prepared};
+use crate::route::Table;
 use crate::watch::{Look, aside, changed};
 
 /// Everything that is needed to read it all again.
@@ -81,6 +82,21 @@ impl Reload {
         };
         follow(&self.gate, first.certificates, Config::certificate_files, read, renewed).await;
     }
+
+    /// The same for the tokens that upstreams want: all of them or none.
+    pub async fn follow_upstreams(self: Arc<Self>, first: Looks) {
+        let read = |config: &Config| Table::load(&Arc::new(config.clone()));
+        let renewed = |gate: &Gate, read: Result<Table, ConfigProblem>| match read {
+            Ok(table) => {
+                gate.router.replace(table);
+                log::info!("the token of an upstream has changed and was read anew");
+            }
+            Err(problem) => {
+                log::error!(error:% = chain(&problem); "the token of an upstream has changed but cannot be used, the old one stays");
+            }
+        };
+        follow(&self.gate, first.upstreams, Config::upstream_files, read, renewed).await;
+    }
 }
 
 /// How files looked before they were first read, so that no later change is missed.
@@ -88,6 +104,7 @@ impl Reload {
 pub struct Looks {
     credentials: Look,
     certificates: Look,
+    upstreams: Look,
 }
 
 impl Looks {
@@ -96,6 +113,7 @@ impl Looks {
         Self {
             credentials: Look::at(&config.credential_files()),
             certificates: Look::at(&config.certificate_files()),
+            upstreams: Look::at(&config.upstream_files()),
         }
     }
 }

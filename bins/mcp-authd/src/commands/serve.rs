@@ -82,7 +82,8 @@ pub fn run(args: Serve) -> Done {
             life.spawn(last_use.run(gate.credentials.clone(), life.clone()));
         }
         life.spawn(reload.clone().follow_credentials(looks.clone()));
-        life.spawn(reload.follow_certificates(looks));
+        life.spawn(reload.clone().follow_certificates(looks.clone()));
+        life.spawn(reload.follow_upstreams(looks));
         life.spawn(control::reload_on_signal(ops, life.clone()));
         log::info!(listen = names.join(" "), control:% = control.display(); "serving");
         life.ready(&format!("serving on {}", names.join(" ")), ready_fd);

@@ -146,6 +146,13 @@ impl Config {
         [&tls.certificate, &tls.key].into_iter().chain(self.client_files()).cloned().collect()
     }
 
+    /// The files with the tokens that upstreams want.
+    pub fn upstream_files(&self) -> Vec<PathBuf> {
+        let own = self.route.values().flat_map(|route| &route.upstream.0);
+        let all = self.upstream.0.iter().chain(own);
+        all.filter_map(|upstream| upstream.token_file.clone()).collect()
+    }
+
     fn client_files(&self) -> impl Iterator<Item = &PathBuf> {
         let client = self.tls.as_ref().and_then(|tls| tls.client.as_ref());
         client.into_iter().flat_map(|client| std::iter::once(&client.authorities).chain(&client.crl))

@@ -46,7 +46,8 @@ pub struct UpstreamSettings {
     /// Take no new sessions to it; those it has stay.
     #[serde(default)]
     pub drain: bool,
-    /// File with a bearer token that it wants: its own credential, whatever the client's was. Read again at reload.
+    /// File with a bearer token that it wants: its own credential, whatever the client's was. Read again when it
+    /// changes.
     pub token_file: Option<PathBuf>,
     /// Tell it who is asking (`Mcp-Auth-Subject`, `Mcp-Route`) over TCP too; a Unix socket is always told. Off unless set:
     /// a server elsewhere need not know who our people are, and nothing keeps others on its network from claiming the same.

@@ -104,7 +104,8 @@ impl Goal {
             None => return refuse("name", "one of several upstreams needs a name, such as `name = \"a\"`"),
         };
         if let Some(ready) = &settings.ready {
-            let wakes = ready.socket().is_some_and(|it| it.contains("{route}") && it.ends_with(WAKE_SOCKET));
+            // Also another instance's: whose socket it is does not show.
+            let wakes = ready.socket().is_some_and(|it| it.ends_with(WAKE_SOCKET));
             if wakes || ready.is_beside(&settings.address) {
                 let what = format!(
                     "`{ready}` is where sessions go, and asking there would wake an instance; name the daemon's control socket or --observe address"
@@ -229,6 +230,16 @@ mod tests {
                 "upstream = [{address = '127.0.0.1:1', ready = 'unix:/run/{route}/mcp.sock'}]",
                 "upstream[0].ready",
                 "control socket",
+            ),
+            (
+                "upstream = [{address = 'unix:/run/a/mcp.sock', ready = 'unix:/run/b/mcp.sock'}]",
+                "upstream[0].ready",
+                "would wake",
+            ),
+            (
+                "[route.a]\nupstream = [{address = '127.0.0.1:1', ready = 'unix:/run/b/mcp.sock:/ready'}]",
+                "route.a.upstream[0].ready",
+                "would wake",
             ),
             ("upstream = '127.0.0.1:1'\n[route.a]\nqueue = 3", "route.a.queue", "concurrency"),
             ("[health]\nejection = '10m'", "health.longest_ejection", "not be shorter"),
