@@ -24,11 +24,22 @@ pub enum Unread {
 }
 
 /// All of a body that has at most `bound` bytes and comes within `patience`; one that comes in one piece is not copied.
-pub async fn read(mut body: Incoming, bound: usize, patience: Duration) -> Result<Bytes, Unread> {
+pub async fn read(body: Incoming, bound: usize, patience: Duration) -> Result<Bytes, Unread> {
+    read_while(body, bound, patience, |_bytes| true).await
+}
+
+/// The same as long as there is room: each piece is kept only if `may_keep` so many bytes more, else the body is
+/// [`Unread::TooLarge`].
+pub async fn read_while(
+    mut body: Incoming,
+    bound: usize,
+    patience: Duration,
+    may_keep: impl FnMut(usize) -> bool,
+) -> Result<Bytes, Unread> {
     if body.size_hint().lower() > bound as u64 {
         return Err(Unread::TooLarge);
     }
-    let mut collected = pin!(collect(&mut body, bound));
+    let mut collected = pin!(collect(&mut body, bound, may_keep));
     // Most bodies come with their head: those need no timer.
     let at_once = poll_fn(|cx| Poll::Ready(collected.as_mut().poll(cx))).await;
     match at_once {
@@ -37,11 +48,15 @@ pub async fn read(mut body: Incoming, bound: usize, patience: Duration) -> Resul
     }
 }
 
-async fn collect(body: &mut Incoming, bound: usize) -> Result<Bytes, Unread> {
+async fn collect(
+    body: &mut Incoming,
+    bound: usize,
+    mut may_keep: impl FnMut(usize) -> bool,
+) -> Result<Bytes, Unread> {
     let mut all = Bytes::new();
     while let Some(frame) = body.frame().await {
         let Ok(chunk) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
-        if all.len() + chunk.len() > bound {
+        if all.len() + chunk.len() > bound || !may_keep(chunk.len()) {
             return Err(Unread::TooLarge);
         }
         all = if all.is_empty() {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use mcp_daemon::body::Body;
-use mcp_daemon::config::ConfigProblem;
+use mcp_daemon::config::{ConfigProblem, Size};
 use mcp_daemon::life::Life;
 
 use crate::answer;
@@ -23,12 +23,16 @@ use crate::front::tls::{CurrentFace, Face};
 use crate::front::{self, Connection, metadata};
 use crate::identity::{Identity, Standing};
 use crate::leash::Leash;
+use crate::limits::bodies::Taken;
 use crate::limits::{Limits, Place};
 use crate::metrics::Metrics;
 use crate::policy::{self, headers::HEADER_MISMATCH};
 use crate::refusal::{self, Awaited, challenge, insufficient, too_many};
 use crate::route::{Forwarded, Router, Table};
 use crate::{address, config};
+
+/// The largest body that is read of a request which is not served, for the id of its answer.
+const SHORT: Size = Size(64 << 10);
 
 /// Everything that a request passes.
 pub struct Gate {
@@ -55,6 +59,8 @@ struct Admitted {
     identity: Arc<Identity>,
     head: request::Parts,
     body: Bytes,
+    /// The room of the body.
+    taken: Taken,
 }
 
 impl Gate {
@@ -144,11 +150,45 @@ impl Gate {
         }
         let identity = self.identify(config, &head, connection, from, entry).await?;
         entry.is_from(&identity);
+        let mut taken = self.limits.bodies.begin();
+        // Before anything is read that somebody may send too much of.
+        if let Err(wait) = self.limits.subject(&identity.subject) {
+            entry.because("too many requests of this subject");
+            let awaited = Self::awaited(config, &head, body, &mut taken, entry).await;
+            return Err(too_many(&awaited, wait));
+        }
         let body = match head.method {
-            Method::POST => front::body::read(config, &head.headers, body).await?,
+            Method::POST => {
+                let read =
+                    front::body::read(config, &head.headers, body, config.limits.body, &mut taken).await;
+                read.map_err(|not_taken| {
+                    entry.because(&not_taken);
+                    not_taken.answer()
+                })?
+            }
             _ => Bytes::new(),
         };
-        Ok(Admitted { identity, head, body })
+        Ok(Admitted { identity, head, body, taken })
+    }
+
+    /// What is awaited by the sender of a request that is not served: for that a short one is read.
+    async fn awaited(
+        config: &Config,
+        head: &request::Parts,
+        body: Incoming,
+        taken: &mut Taken,
+        entry: &mut Entry,
+    ) -> Awaited {
+        if head.method != Method::POST {
+            return Awaited::Status;
+        }
+        let most = SHORT.min(config.limits.body);
+        let Ok(body) = front::body::read(config, &head.headers, body, most, taken).await else {
+            return Awaited::Status;
+        };
+        let Ok(read) = policy::read(&body, false) else { return Awaited::Status };
+        entry.asks(&read.messages);
+        Awaited::of(&read)
     }
 
     /// Paths other than MCP's.
@@ -236,14 +276,12 @@ impl Gate {
             Ok(permitted) => permitted,
             Err(answered_here) => return entry.ends_with(answered_here),
         };
-        let Admitted { identity, head, body } = admitted;
-        if let Err(wait) = self.limits.subject(&identity.subject) {
-            entry.because("too many requests of this subject");
-            return entry.ends_with(too_many(&awaited, wait));
-        }
+        let Admitted { identity, head, body, taken } = admitted;
         let secure = connection.secure.clone();
         let is_still_good = || self.credentials.load().still(&identity, secure.as_deref(), now());
-        match self.router.forward(&identity, Request::from_parts(head, body), is_still_good).await {
+        let forwarded = self.router.forward(&identity, Request::from_parts(head, body), is_still_good).await;
+        drop(taken);
+        match forwarded {
             Ok(Forwarded { answer, held }) => {
                 let credentials = self.credentials.clone();
                 let leash = Leash { identity, secure, credentials, life: self.life.clone(), is_listening };
@@ -264,7 +302,7 @@ impl Gate {
         admitted: &Admitted,
         entry: &mut Entry,
     ) -> Result<(Awaited, bool), Response<Body>> {
-        let Admitted { identity, head, body } = admitted;
+        let Admitted { identity, head, body, .. } = admitted;
         let lacking = |asked: &[policy::Asked<'_>]| {
             policy::lacking(&config.require, identity.route.as_str(), asked, &identity.scopes)
         };
@@ -277,11 +315,7 @@ impl Gate {
                 let said = malformed.to_string();
                 answer::refused(StatusCode::BAD_REQUEST, "null", malformed.code(), &said)
             })?;
-            awaited = match read.id {
-                Some(raw) => Awaited::Id(raw.get().to_owned()),
-                None if read.is_batch => Awaited::Status,
-                None => Awaited::Nothing,
-            };
+            awaited = Awaited::of(&read);
             is_listening = read.messages.iter().any(|asked| asked.method == policy::LISTEN);
             entry.asks(&read.messages);
             if let Some(header) = policy::headers::contradiction(&head.headers, &read) {

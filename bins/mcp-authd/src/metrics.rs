@@ -41,6 +41,7 @@ impl Metrics {
         };
         gauge("held", "Answers to wrong credentials that wait", gate.limits.wrong.held() as i64);
         gauge("audit_lost", "Lines of the audit that could not be kept", gate.audit.lost() as i64);
+        gauge("body_bytes", "Bytes of bodies in memory", gate.limits.bodies.bytes() as i64);
         let strangers = gate.limits.strangers.len() as i64;
         gauge("strangers", "Connections that have shown no good credential", strangers);
         if let Some(face) = gate.face.load().as_ref() {

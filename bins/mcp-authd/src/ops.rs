@@ -37,6 +37,7 @@ impl Controlled for Ops {
                 json!({"names": face.names.list(), "expires": face.term.end().to_string()})
             }),
             "held": self.gate.limits.wrong.held(),
+            "body_bytes": self.gate.limits.bodies.bytes(),
             "strangers": self.gate.limits.strangers.len(),
             "draining": self.gate.life.is_draining(),
         })

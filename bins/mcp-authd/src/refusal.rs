@@ -10,6 +10,7 @@ use crate::answer;
 use crate::config::Config;
 use crate::credentials::Refused;
 use crate::front::metadata;
+use crate::policy::Read;
 use crate::route::Unserved;
 
 /// What a client may try again after.
@@ -46,6 +47,15 @@ pub enum Awaited {
 }
 
 impl Awaited {
+    /// By a body.
+    pub fn of(read: &Read<'_>) -> Self {
+        match read.id {
+            Some(raw) => Awaited::Id(raw.get().to_owned()),
+            None if read.is_batch => Awaited::Status,
+            None => Awaited::Nothing,
+        }
+    }
+
     /// The raw id, `null` where there is none.
     pub fn id(&self) -> &str {
         match self {

@@ -46,6 +46,44 @@ async fn a_subject_that_asks_too_often_gets_an_error_that_its_client_survives() 
 }
 
 #[tokio::test]
+async fn who_asks_too_often_cannot_make_us_read_a_large_body_first() {
+    let place = Place::new("", "[rate]\nsubject_per_second = 1\nsubject_burst = 1").await;
+    let alice = place.stranger(Some(ALICE));
+    send(&alice, Method::POST, &[]).await;
+    // Nothing of it is ever sent, and nobody waits for it.
+    let head = format!("POST /mcp HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {ALICE}\r\n");
+    let answer =
+        exchange(&place.address(), format!("{head}content-length: 1000000\r\n\r\n").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+}
+
+#[tokio::test]
+async fn bodies_have_a_bound_together_and_small_ones_still_find_room() {
+    let place = Place::new("", "[limits]\nbody = '64KiB'\nbodies = '64KiB'").await;
+    let bob = place.client(BOB).await.unwrap();
+    let large = |client: &Client| {
+        let mut request = altered(client, Method::POST, &[]);
+        *request.body_mut() = Bytes::from(format!("{ECHO}{}", " ".repeat(40 << 10)));
+        request
+    };
+    assert_eq!(bob.raw(large(&bob)).await.unwrap().status(), 200);
+    let mut alice = connect_from(1, &place.address()).await;
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {ALICE}\r\ncontent-length: 50000\r\n\r\n"
+    );
+    alice.write_all(format!("{head}{}", " ".repeat(40_000)).as_bytes()).await.unwrap();
+    place.authd.until("/status", |status| status["body_bytes"] == 40_000).await;
+    let refused = bob.raw(large(&bob)).await.unwrap();
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert!(error(&refused)["message"].as_str().unwrap().contains("limits.bodies"));
+    assert_eq!(send(&bob, Method::POST, &[]).await.status(), 200);
+    drop(alice);
+    place.authd.until("/status", |status| status["body_bytes"] == 0).await;
+    assert_eq!(bob.raw(large(&bob)).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
 async fn an_address_that_brings_no_credential_too_often_shuts_out_nobody_who_has_one() {
     let place = Place::new("", "[rate]\naddress_per_second = 1\naddress_burst = 3").await;
     let stranger = place.stranger(None);

@@ -15,6 +15,12 @@ pub fn check(config: &Config) -> Result<(), ConfigProblem> {
     super::tls::check(config.tls.as_ref())?;
     told_apart(config)?;
     super::policy::check(config)?;
+    if config.limits.bodies < config.limits.body {
+        return refuse(
+            "limits.bodies",
+            "must not be less than limits.body, or no body of that size could come",
+        );
+    }
     config.listeners().iter().try_for_each(|listen| in_the_clear(config, listen))
 }
 

@@ -11,6 +11,9 @@ use serde::Deserialize;
 pub struct Limits {
     /// Largest request body.
     pub body: Size,
+    /// All bodies that are in memory at once, of everybody; a request beyond that is refused. A body is there until its
+    /// request is answered. At least as large as `body`.
+    pub bodies: Size,
     /// Longest wait for a request's body.
     pub body_timeout: Span,
     /// Largest request head.
@@ -78,6 +81,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body: Size(16 << 20),
+            bodies: Size(256 << 20),
             body_timeout: Span::seconds(60),
             head: Size(64 << 10),
             head_timeout: Span::seconds(10),

@@ -3,6 +3,7 @@
 //! One thought runs through all of it: behind one address there may be many, so what somebody does there who has no good
 //! credential never keeps out somebody who has one. Everything is bounded in number and forgets by itself.
 
+pub mod bodies;
 pub mod rate;
 pub mod strangers;
 pub mod wrong;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use self::bodies::Bodies;
 use self::rate::Meter;
 use self::strangers::Strangers;
 use self::wrong::Wrong;
@@ -29,6 +31,8 @@ pub struct Limits {
     pub wrong: Wrong,
     /// Connections that have shown no good credential.
     pub strangers: Arc<Strangers>,
+    /// Bodies in memory.
+    pub bodies: Arc<Bodies>,
 }
 
 struct Rates {
@@ -59,6 +63,7 @@ impl Limits {
             rates: ArcSwap::from_pointee(Rates::new(rate)),
             wrong: Wrong::default(),
             strangers: Arc::default(),
+            bodies: Arc::default(),
         }
     }
 
