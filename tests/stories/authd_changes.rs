@@ -9,6 +9,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::{Answers, Authd, Client, Flavour, Server};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_mcp-authd");
@@ -260,4 +262,58 @@ async fn a_request_whose_token_is_revoked_while_it_waits_is_not_run() {
     assert_eq!(first.unwrap(), "first");
     assert!(second.unwrap_err().message().contains("no longer valid"));
     assert_eq!(server.started("count"), 0);
+}
+
+#[tokio::test]
+async fn who_is_revoked_while_the_server_is_at_work_hears_so_and_not_the_answer() {
+    let server = Server::start(Flavour::Python2).await;
+    // Nothing comes before the answer, not even its head.
+    server.set(|switches| switches.answers = Answers::Json);
+    let authd = authd(&server, "").await;
+    let (alice, bob) = (client(&authd, ALICE).await, client(&authd, BOB).await);
+    server.set(|switches| switches.hang = true);
+    let asks = async {
+        let revoke = async {
+            server.until(|server| server.received("tools/call") == 2).await;
+            replace_tokens(&authd, &tokens(&[("bob", BOB)]));
+        };
+        tokio::join!(alice.call_text("count", json!({})), revoke).0
+    };
+    let bobs = bob.call_text("count", json!({}));
+    tokio::pin!(bobs);
+    let refused = tokio::select! {
+        refused = asks => refused.unwrap_err(),
+        early = &mut bobs => panic!("the server answers nobody: {early:?}"),
+    };
+    assert!(refused.message().contains("no longer valid here"), "{refused:?}");
+    assert!(refused.message().contains("effect is unknown"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_reader_that_is_slower_than_the_server_gets_no_more_once_it_is_revoked() {
+    const BYTES: usize = 40_000_000;
+    let server = Server::start(Flavour::Python2).await;
+    server.set(|switches| switches.answers = Answers::Json);
+    let authd = authd(&server, "").await;
+    let alice = client(&authd, ALICE).await;
+    let params = json!({"name": "big", "arguments": {"bytes": BYTES}});
+    let body = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}).to_string();
+    let session = alice.session_id().unwrap();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {ALICE}\r\nmcp-session-id: {session}\r\naccept: application/json, text/event-stream\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let address = authd.url().split('/').nth(2).unwrap().to_owned();
+    let mut line = TcpStream::connect(address).await.unwrap();
+    line.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    let mut first = [0; 12];
+    line.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    // From here on the server has more to say than anybody takes.
+    replace_tokens(&authd, &tokens(&[("bob", BOB)]));
+    authd.until_logged("were read anew").await;
+    let mut rest = Vec::new();
+    // It may be reset.
+    let _ = line.read_to_end(&mut rest).await;
+    assert!(rest.len() < BYTES, "all of it came");
 }

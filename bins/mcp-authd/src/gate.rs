@@ -279,14 +279,29 @@ impl Gate {
         let Admitted { identity, head, body, taken } = admitted;
         let secure = connection.secure.clone();
         let is_still_good = || self.credentials.load().still(&identity, secure.as_deref(), now());
-        let forwarded = self.router.forward(&identity, Request::from_parts(head, body), is_still_good).await;
+        let (credentials, life) = (self.credentials.clone(), self.life.clone());
+        let (reading, since) = (credentials.reading(), now());
+        let leash = Leash {
+            identity: identity.clone(),
+            secure: secure.clone(),
+            credentials,
+            life,
+            is_listening,
+            since,
+            reading,
+        };
+        let forwarded = tokio::select! {
+            // In this order nobody is asked whose answer is there at once.
+            biased;
+            forwarded = self.router.forward(&identity, Request::from_parts(head, body), is_still_good) => forwarded,
+            () = leash.taken_back() => {
+                entry.because("the credential was taken back while the request was under way");
+                return entry.ends_with(refusal::taken_back(&awaited));
+            }
+        };
         drop(taken);
         match forwarded {
-            Ok(Forwarded { answer, held }) => {
-                let credentials = self.credentials.clone();
-                let leash = Leash { identity, secure, credentials, life: self.life.clone(), is_listening };
-                leash.hold(answer, held, entry)
-            }
+            Ok(Forwarded { answer, held }) => leash.hold(answer, held, entry),
             Err(unserved) => {
                 entry.because(&unserved);
                 entry.ends_with(refusal::unserved(&awaited, &unserved))

@@ -1,7 +1,10 @@
 //! Ends the answer of an identity that is no longer good: revoked, expired, or gone with its key.
 //!
 //! An answer whose bytes are all there is never asked. One that waits for its next byte waits for more: the credentials
-//! being read anew, the end of the identity's time, and, where it has no end of its own, the drain.
+//! being read anew, and, where it has no end of its own, the end of the identity's time and the drain. One that always has a
+//! next byte, because its client is slower than its server, is asked at every piece; one whose head has not come waits for
+//! [`Leash::taken_back`]. An answer that has an end is that of a request which came in time: it is cut when the credential
+//! is taken back, not when it expires, or a call that outlives a token of five minutes would be lost.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +23,9 @@ use crate::front::tls::shake::Secure;
 use crate::identity::Identity;
 use crate::route::Held;
 
+/// Nobody is believed for longer without a look: a certificate beside a token has an end of its own.
+const LOOK: Duration = Duration::from_secs(60);
+
 /// What an answer is held by.
 #[derive(Clone)]
 pub struct Leash {
@@ -33,6 +39,10 @@ pub struct Leash {
     pub life: Life,
     /// Whether the answer has no end of its own: then it ends when the drain begins. Others have the grace.
     pub is_listening: bool,
+    /// When it was let in, in seconds since 1970.
+    pub since: u64,
+    /// The reading of the credentials by which it was.
+    pub reading: u64,
 }
 
 /// An answer's body on a leash; it ends early when the leash is pulled: a stream of events without an error, anything else
@@ -62,12 +72,22 @@ impl Leash {
         })
     }
 
+    /// Ends when the credential would not let in any more whom it let in.
+    pub async fn taken_back(&self) {
+        let mut changes = self.credentials.changes();
+        while self.credentials.reading() == self.reading || self.is_good(self.since) {
+            changes.next().await;
+        }
+    }
+
     async fn pulled(self) {
+        if !self.is_listening {
+            self.taken_back().await;
+            return self.tell();
+        }
         tokio::select! {
-            () = self.no_longer_good() => {
-                log::info!(subject:% = self.identity.subject, route:% = self.identity.route; "a stream is cut, its credential is no longer good");
-            }
-            () = self.life.draining(), if self.is_listening => {}
+            () = self.no_longer_good() => self.tell(),
+            () = self.life.draining() => {}
         }
     }
 
@@ -75,22 +95,47 @@ impl Leash {
         let mut changes = self.credentials.changes();
         loop {
             let now = now();
-            if !self.credentials.load().still(&self.identity, self.secure.as_deref(), now) {
+            if !self.is_good(now) {
                 return;
             }
             let left = self.identity.expires.map(|expires| Duration::from_secs(expires.saturating_sub(now)));
-            let expired = async {
-                match left {
-                    // A moment more, so that the clock has passed the second when it is read.
-                    Some(left) => tokio::time::sleep(left + Duration::from_millis(10)).await,
-                    None => std::future::pending().await,
-                }
-            };
+            // A moment more, so that the clock has passed the second when it is read.
+            let left = left.map_or(LOOK, |left| LOOK.min(left + Duration::from_millis(10)));
             tokio::select! {
                 () = changes.next() => {}
-                () = expired => {}
+                () = tokio::time::sleep(left) => {}
             }
         }
+    }
+
+    fn is_good(&self, now: u64) -> bool {
+        self.credentials.load().still(&self.identity, self.secure.as_deref(), now)
+    }
+
+    fn tell(&self) {
+        log::info!(subject:% = self.identity.subject, route:% = self.identity.route; "a stream is cut, its credential is no longer good");
+    }
+}
+
+impl Leashed {
+    /// Whether the credential is found to be no longer good, which costs a look only when something may be different.
+    fn is_over(&mut self) -> bool {
+        let leash = &mut self.leash;
+        let newest = leash.credentials.reading();
+        let at = if leash.is_listening { now() } else { leash.since };
+        if newest == leash.reading && leash.identity.expires.is_none_or(|expires| at < expires) {
+            return false;
+        }
+        leash.reading = newest;
+        let is_over = !leash.is_good(at);
+        if is_over {
+            leash.tell();
+        }
+        is_over
+    }
+
+    fn end(&self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Poll::Ready((!self.is_stream).then(|| Err("cut, its credential is no longer good".into())))
     }
 }
 
@@ -103,9 +148,10 @@ impl HttpBody for Leashed {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        // What the upstream already said is delivered first.
+        // What the upstream already said is delivered before a drain ends the rest, but not to who may not have it.
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
             match &frame {
+                Some(Ok(_)) if this.is_over() => return this.end(),
                 Some(Ok(frame)) => {
                     let bytes = frame.data_ref().map_or(0, Bytes::len);
                     this.entry.goes_on(bytes, this.body.is_end_stream());
@@ -117,7 +163,7 @@ impl HttpBody for Leashed {
         }
         let pulled = this.pulled.get_or_insert_with(|| Box::pin(this.leash.clone().pulled()));
         ready!(pulled.as_mut().poll(cx));
-        Poll::Ready((!this.is_stream).then(|| Err("cut, its credential is no longer good".into())))
+        this.end()
     }
 
     fn is_end_stream(&self) -> bool {

@@ -79,6 +79,12 @@ pub fn too_many(awaited: &Awaited, wait: Duration) -> Response<Body> {
     awaited.told(StatusCode::TOO_MANY_REQUESTS, wait, "too many requests, try again later")
 }
 
+/// The credential was revoked while the server may have been at work; nobody waits for it any longer.
+pub fn taken_back(awaited: &Awaited) -> Response<Body> {
+    let said = "this token is no longer valid here; if this ran, its effect is unknown";
+    awaited.told(StatusCode::UNAUTHORIZED, TRY_AGAIN, said)
+}
+
 /// What became of a request that no upstream answered.
 pub fn unserved(awaited: &Awaited, why: &Unserved) -> Response<Body> {
     let (status, message) = match why {

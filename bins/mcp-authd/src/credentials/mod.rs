@@ -226,6 +226,11 @@ impl Current {
         self.epoch.send_modify(|epoch| *epoch += 1);
     }
 
+    /// The number of the newest reading; it also changes where an issuer's keys are others.
+    pub fn reading(&self) -> u64 {
+        *self.epoch.borrow()
+    }
+
     /// Has [`jwt::fetch`] look at once what is due.
     pub fn wake_fetcher(&self) {
         self.fetcher.notify_one();
