@@ -153,6 +153,24 @@ async fn keys_outlive_the_key_server_and_a_restart() {
     connect(&authd, &key.token("alice")).await.expect("its key is known from before");
     authd.until_logged("could not be fetched").await;
     assert_eq!(status(&authd, &Key::new("2").token("alice")).await, 401);
+    // But not for ever: who knows what was withdrawn since.
+    assert!(authd.stop().await.success());
+    let kept = std::fs::read_dir(authd.directory().join("state/mcp-authd"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let kept = kept.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("jwks-"));
+    for path in kept.collect::<Vec<_>>() {
+        let two_days = Duration::from_secs(2 * 86_400);
+        std::fs::File::options()
+            .append(true)
+            .open(path)
+            .unwrap()
+            .set_modified(SystemTime::now() - two_days)
+            .unwrap();
+    }
+    authd.start_again().await;
+    authd.until_logged("too old to be believed").await;
+    assert_eq!(status(&authd, &key.token("alice")).await, 401);
     keys.start_again();
     connect(&authd, &key.token("alice")).await.unwrap();
 }

@@ -1,6 +1,10 @@
 //! Fetches key sets in the background, and keeps them on disk, so that a start while the key server is down goes well.
+//!
+//! The bound of a key that its issuer has withdrawn: it is refused from the next fetch on that goes well, here and after
+//! every later start. While the key server cannot be reached it goes on for as long as this process does, and after a start
+//! only if the set was fetched within [`REMEMBERED`]; the age of its file says so, and what cannot be kept is removed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +27,8 @@ use crate::credentials::Current;
 
 /// From the start of a connection to the end of the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A set that was fetched longer ago is no longer taken up at a start.
+pub const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a request waits for keys that it needs.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -98,12 +104,13 @@ impl Fetcher {
         let fetched = match self.answer(&remote).await {
             Ok((keys, json)) => {
                 let count = keys.len();
-                if remote.replace(keys) {
+                let is_new = remote.replace(keys);
+                self.remember(&remote, &json);
+                if is_new {
                     log::info!(issuer, keys = count; "an issuer's keys are new");
                     if count == 0 {
                         log::warn!(issuer; "an issuer has withdrawn all its keys, its tokens are refused");
                     }
-                    self.remember(&remote, &json);
                     self.current.changed();
                 }
                 true
@@ -142,17 +149,21 @@ impl Fetcher {
         Ok(all.freeze())
     }
 
-    /// Reads what is on disk of the sets of which nothing is known yet.
+    /// Reads what is on disk of the sets of which nothing is known yet, unless it is too old.
     fn recall(&self) {
         for remote in self.current.load().issuers().remotes() {
-            if !remote.keys().is_empty() {
+            if remote.is_known() {
                 continue;
             }
             let Some(path) = self.path_of(&remote) else { return };
+            if is_too_old(&path) {
+                log::warn!(issuer = remote.issuer.as_str(), file:% = path.display(); "an issuer's keys from before are too old to be believed, they are fetched first");
+                continue;
+            }
             match read::file(&path) {
                 Ok(keys) => {
                     log::info!(issuer = remote.issuer.as_str(), keys = keys.len(); "an issuer's keys are known from before");
-                    remote.replace(keys);
+                    remote.recall(keys);
                 }
                 Err(NoKeys::File(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => {
@@ -165,7 +176,9 @@ impl Fetcher {
     fn remember(&self, remote: &Remote, json: &[u8]) {
         let Some(path) = self.path_of(remote) else { return };
         if let Err(error) = files::write_atomic(&path, json) {
-            log::warn!(file:% = path.display(), error:%; "keys cannot be kept for the next start");
+            // What lies there is not what the issuer says now.
+            let removed = std::fs::remove_file(&path).is_ok();
+            log::warn!(file:% = path.display(), error:%, removed; "keys cannot be kept for the next start");
         }
     }
 
@@ -181,5 +194,34 @@ impl Fetcher {
                 None
             }
         }
+    }
+}
+
+/// Whether a set was written longer ago than [`REMEMBERED`], or in the future, as far as the clock can be believed.
+fn is_too_old(path: &Path) -> bool {
+    let written = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+    // What cannot be looked at cannot be read either, and that is said.
+    written.is_ok_and(|written| written.elapsed().map_or(true, |age| age > REMEMBERED))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn what_was_fetched_more_than_a_day_ago_is_not_believed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("set");
+        assert!(!is_too_old(&path), "there is none");
+        let file = File::create(&path).unwrap();
+        for (age, expected) in [(Duration::ZERO, false), (REMEMBERED / 2, false), (REMEMBERED * 2, true)] {
+            file.set_modified(SystemTime::now() - age).unwrap();
+            assert_eq!(is_too_old(&path), expected, "{age:?}");
+        }
+        file.set_modified(SystemTime::now() + REMEMBERED).unwrap();
+        assert!(is_too_old(&path), "a clock was wrong, who knows which");
     }
 }

@@ -35,12 +35,15 @@ struct Schedule {
     failures: u32,
     /// When a token last had it fetched.
     asked: Option<Instant>,
+    /// Whether anything is known of it; what is known from before is no news then.
+    is_known: bool,
 }
 
 impl Remote {
     /// A set of which nothing is known yet; due at once.
     pub fn new(issuer: String, url: KeyUrl, refresh: Duration) -> Arc<Self> {
-        let schedule = Schedule { due: Instant::now(), fetching: false, failures: 0, asked: None };
+        let schedule =
+            Schedule { due: Instant::now(), fetching: false, failures: 0, asked: None, is_known: false };
         Arc::new(Self {
             issuer,
             url,
@@ -61,8 +64,24 @@ impl Remote {
         self.keys.load()
     }
 
+    /// Whether anything is known of it, be it that there are no keys.
+    pub fn is_known(&self) -> bool {
+        self.schedule().is_known
+    }
+
+    /// Takes what is known from before, unless something newer is.
+    pub fn recall(&self, keys: KeySet) {
+        let mut schedule = self.schedule();
+        if !schedule.is_known {
+            schedule.is_known = true;
+            self.keys.store(Arc::new(keys));
+        }
+    }
+
     /// Replaces it; whether anything is different.
     pub fn replace(&self, keys: KeySet) -> bool {
+        let mut schedule = self.schedule();
+        schedule.is_known = true;
         let is_new = !self.keys.load().is_same(&keys);
         self.keys.store(Arc::new(keys));
         is_new
@@ -116,6 +135,7 @@ impl Remote {
 
 #[cfg(test)]
 mod tests {
+    use super::super::keys::Key;
     use super::*;
 
     const REFRESH: Duration = Duration::from_secs(900);
@@ -132,6 +152,18 @@ mod tests {
         remote.end(start, true);
         assert_eq!(remote.due(), Some(start + REFRESH));
         assert!(!remote.begin(start));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_from_before_never_takes_the_place_of_what_was_fetched() {
+        let (remote, old) = (remote(), || KeySet::new(vec![Key::secret(&[7; 32]).unwrap()]));
+        assert!(!remote.is_known());
+        remote.replace(KeySet::default());
+        remote.recall(old());
+        assert!(remote.is_known() && remote.keys().is_empty(), "its keys were withdrawn, all of them");
+        let remote = Remote::new("i".into(), "http://127.0.0.1:1/k".parse().unwrap(), REFRESH);
+        remote.recall(old());
+        assert!(remote.is_known() && remote.keys().len() == 1);
     }
 
     #[tokio::test(start_paused = true)]
