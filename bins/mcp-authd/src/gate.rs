@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -24,6 +25,7 @@ use crate::front::{self, Connection, metadata};
 use crate::identity::{Identity, Standing};
 use crate::leash::Leash;
 use crate::limits::bodies::Taken;
+use crate::limits::strangers::{Good, TooMany};
 use crate::limits::{Limits, Place};
 use crate::metrics::Metrics;
 use crate::policy::{self, headers::HEADER_MISMATCH};
@@ -31,6 +33,8 @@ use crate::refusal::{self, Awaited, challenge, insufficient, too_many};
 use crate::route::{Forwarded, Router, Table};
 use crate::{address, config};
 
+/// When somebody may come again who has too many connections.
+const SOON: Duration = Duration::from_secs(1);
 /// The largest body that is read of a request which is not served, for the id of its answer.
 const SHORT: Size = Size(64 << 10);
 
@@ -105,6 +109,21 @@ impl Gate {
         }
     }
 
+    /// Makes strangers of connections whose credential was taken back, until the drain.
+    pub async fn ask_again(self: Arc<Self>) {
+        let mut changes = self.credentials.changes();
+        loop {
+            tokio::select! {
+                () = changes.next() => {}
+                () = self.life.draining() => return,
+            }
+            let credentials = self.credentials.load();
+            let is_still_good =
+                |good: &Good| credentials.still(&good.identity, good.secure.as_deref(), good.since);
+            self.limits.strangers.ask_again(is_still_good);
+        }
+    }
+
     /// Answers one request.
     pub async fn answer(
         self: Arc<Self>,
@@ -152,8 +171,13 @@ impl Gate {
         entry.is_from(&identity);
         let mut taken = self.limits.bodies.begin();
         // Before anything is read that somebody may send too much of.
-        if let Err(wait) = self.limits.subject(&identity.subject) {
-            entry.because("too many requests of this subject");
+        let good = || Good { identity: identity.clone(), secure: connection.secure.clone(), since: now() };
+        let counted = match connection.stranger.welcome(good) {
+            Ok(()) => self.limits.subject(&identity.subject).map_err(|wait| (wait, "requests")),
+            Err(TooMany) => Err((SOON, "connections")),
+        };
+        if let Err((wait, what)) = counted {
+            entry.because(format_args!("too many {what} of this subject"));
             let awaited = Self::awaited(config, &head, body, &mut taken, entry).await;
             return Err(too_many(&awaited, wait));
         }
@@ -239,7 +263,6 @@ impl Gate {
         }
         let refused = match identified {
             Ok(identity) => {
-                connection.stranger.welcome();
                 if matches!(identity.standing, Standing::Certificate(_)) {
                     front::hosts::check_ambient(config, head)?;
                 }

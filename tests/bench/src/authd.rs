@@ -30,6 +30,6 @@ listen = ['{listen}']
 tokens = '{dir}/tokens.toml'
 upstream = 'http://{upstream}/mcp'
 audit = { file = '{dir}/audit.jsonl' }
-limits = { connections = 100000, strangers_per_address = 100000 }
+limits = { connections = 100000, strangers_per_address = 100000, connections_per_subject = 100000 }
 rate = { subject_per_second = 100000000, subject_burst = 100000000, address_per_second = 100000000, address_burst = 100000000 }
 ";

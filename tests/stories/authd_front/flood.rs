@@ -17,7 +17,7 @@ use crate::wire::{Dialer, SOON, connect_from};
 /// Wrong tokens a second. An unoptimised build, which shares its core with those who guess, is used up by a fifth.
 const PER_SECOND: usize = if cfg!(debug_assertions) { 2_000 } else { 10_000 };
 /// Wrong tokens in all.
-const GUESSES: usize = 3 * PER_SECOND;
+const GUESSES: usize = 5 * PER_SECOND;
 const ADDRESSES: u8 = 16;
 const PER_ADDRESS: usize = 24;
 /// Those of one address that mcp-authd keeps waiting.

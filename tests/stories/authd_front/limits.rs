@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{Method, Request};
 use serde_json::Value;
 use support::Client;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::place::{ALICE, BOB, ECHO, Place, altered, error, send};
@@ -55,6 +56,41 @@ async fn who_asks_too_often_cannot_make_us_read_a_large_body_first() {
     let answer =
         exchange(&place.address(), format!("{head}content-length: 1000000\r\n\r\n").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+}
+
+/// A call on a connection of its own that stays open; the first bytes of the answer.
+async fn call_and_stay(place: &Place, token: &str) -> (TcpStream, String) {
+    let mut line = connect_from(1, &place.address()).await;
+    let request = format!(
+        "POST /mcp HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n\r\n{ECHO}",
+        ECHO.len()
+    );
+    line.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4_096];
+    let length = timeout(SOON, line.read(&mut answer)).await.unwrap().unwrap();
+    (line, String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+#[tokio::test]
+async fn a_subject_has_a_bound_of_connections_and_none_that_is_known_for_ever() {
+    let place = Place::new("", "[limits]\nconnections_per_subject = 2").await;
+    let is_refused = |answer: &str| answer.starts_with("HTTP/1.1 200 ") && answer.contains("retry-after: 1");
+    let (first, one) = call_and_stay(&place, ALICE).await;
+    let (_second, two) = call_and_stay(&place, ALICE).await;
+    let (_third, three) = call_and_stay(&place, ALICE).await;
+    let (_bob, four) = call_and_stay(&place, BOB).await;
+    assert!(!is_refused(&one) && !is_refused(&two) && is_refused(&three) && !is_refused(&four), "{three}");
+    place.authd.until_out("too many connections of this subject").await;
+    place.authd.until("/status", |status| status["strangers"] == 1).await;
+    drop(first);
+    let freed = async { while is_refused(&call_and_stay(&place, ALICE).await.1) {} };
+    timeout(SOON, freed).await.expect("who leaves makes room");
+    // Both of bob's and alice's are known by what is good no longer.
+    let (_fifth, five) = call_and_stay(&place, BOB).await;
+    assert!(!is_refused(&five));
+    let tokens = support::Authd::secret_file(place.authd.directory(), "new", "");
+    std::fs::rename(tokens, place.authd.directory().join("tokens.toml")).unwrap();
+    place.authd.until("/status", |status| status["strangers"] == 4).await;
 }
 
 #[tokio::test]

@@ -76,6 +76,7 @@ pub fn run(args: Serve) -> Done {
             life.spawn(front::run(gate.clone(), listener));
         }
         gate.report();
+        life.spawn(gate.clone().ask_again());
         life.spawn(audit.clone().run(life.clone()));
         let last_use = LastUse::open(&config, &gate.credentials);
         if let Some(last_use) = last_use.clone() {

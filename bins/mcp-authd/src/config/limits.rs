@@ -25,8 +25,12 @@ pub struct Limits {
     /// Open connections of one listener; read at the start only.
     pub connections: NonZeroUsize,
     /// Open connections from one address (of IPv6 one /64) that have shown no good credential within 3 s; of more the oldest
-    /// is cut. Those of trusted proxies do not count. In all at most half of `connections` are kept, however young.
+    /// is cut. Those of trusted proxies do not count. In all at most half of `connections` are kept, however young: where most
+    /// are the oldest is cut.
     pub strangers_per_address: NonZeroUsize,
+    /// Open connections that have shown a good credential of one subject; requests on further ones are refused. Those of
+    /// trusted proxies do not count.
+    pub connections_per_subject: NonZeroUsize,
     /// A connection without a request for this long, at most twice as long, is closed.
     pub idle: Span,
     /// Requests under way at once on one HTTP/2 connection.
@@ -88,6 +92,7 @@ impl Default for Limits {
             answer_timeout: Span::seconds(60),
             connections: count(10_000),
             strangers_per_address: count(64),
+            connections_per_subject: count(1_000),
             idle: Span::seconds(600),
             streams: rate(128),
             credential: Size(16 << 10),

@@ -26,7 +26,7 @@ use self::tls::{Face, H2};
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::limits::Place;
-use crate::limits::strangers::Stranger;
+use crate::limits::strangers::{Bounds, Stranger};
 
 /// What is known of a connection, for as long as it lasts.
 pub struct Connection {
@@ -63,9 +63,13 @@ pub async fn run(gate: Arc<Gate>, listener: Listener) {
 /// Everybody is a stranger at first. Behind a trusted proxy, and on a Unix socket, is more than one.
 fn enter(gate: &Gate, config: &Config, peer: &Peer) -> Stranger {
     let limits = &config.limits;
-    let is_one = |address| !config.trusted_proxies.iter().any(|network| network.contains(address));
-    let here = if peer.address.is_some_and(is_one) { limits.strangers_per_address.get() } else { usize::MAX };
-    gate.limits.strangers.enter(Place::of(peer.address), here, limits.connections.get().div_ceil(2))
+    let is_one = |address: &IpAddr| !config.trusted_proxies.iter().any(|network| network.contains(*address));
+    let bounds = Bounds {
+        of_place: peer.address.filter(is_one).map(|_| limits.strangers_per_address.get()),
+        of_all: limits.connections.get().div_ceil(2),
+        of_subject: limits.connections_per_subject.get(),
+    };
+    gate.limits.strangers.enter(Place::of(peer.address), bounds)
 }
 
 async fn plain<I>(gate: Arc<Gate>, config: Arc<Config>, stream: I, connection: Connection)

@@ -4,6 +4,7 @@
 //! credential never keeps out somebody who has one. Everything is bounded in number and forgets by itself.
 
 pub mod bodies;
+mod crowds;
 pub mod rate;
 pub mod strangers;
 pub mod wrong;
