@@ -11,16 +11,17 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use mcp_daemon::body::Body;
-use mcp_daemon::config::{ConfigProblem, Size};
+use mcp_daemon::config::Size;
 use mcp_daemon::life::Life;
 
+use crate::address;
 use crate::answer;
 use crate::audit::{Audit, Entry};
 use crate::config::Config;
-use crate::credentials::{Credentials, Current, Presented, Refused, bearer, jwt, now};
+use crate::credentials::{Current, Presented, Refused, bearer, jwt, now};
 use crate::front::health::Health;
 use crate::front::manners::{Manners, preflight};
-use crate::front::tls::{CurrentFace, Face};
+use crate::front::tls::CurrentFace;
 use crate::front::{self, Connection, metadata};
 use crate::identity::{Identity, Standing};
 use crate::leash::Leash;
@@ -29,9 +30,9 @@ use crate::limits::strangers::{Good, TooMany};
 use crate::limits::{Limits, Place};
 use crate::metrics::Metrics;
 use crate::policy::{self, headers::HEADER_MISMATCH};
+use crate::prepared::Prepared;
 use crate::refusal::{self, Awaited, challenge, insufficient, too_many};
-use crate::route::{Forwarded, Router, Table};
-use crate::{address, config};
+use crate::route::{Forwarded, Router};
 
 /// When somebody may come again who has too many connections.
 const SOON: Duration = Duration::from_secs(1);
@@ -380,41 +381,5 @@ impl Gate {
     fn acknowledges(&self, identity: &Identity) -> bool {
         let table = self.router.table();
         table.settings(&identity.route).is_some_and(|settings| settings.acknowledge_initialized)
-    }
-}
-
-/// Reads and checks everything that a change of the settings needs, before anything is replaced.
-pub struct Prepared {
-    /// The settings.
-    pub config: Arc<Config>,
-    /// The credentials they name.
-    pub credentials: Credentials,
-    /// The routes they describe.
-    pub table: Table,
-    /// The certificate they name.
-    pub face: Option<Face>,
-}
-
-impl Prepared {
-    /// All or nothing: the first thing that is wrong is the answer.
-    pub fn new(config: Config) -> Result<Self, ConfigProblem> {
-        config::check::check(&config)?;
-        let config = Arc::new(config);
-        let credentials = Credentials::load(&config)?;
-        let table = Table::load(&config)?;
-        let face = config.tls.as_ref().map(Face::load).transpose()?;
-        Ok(Self { config, credentials, table, face })
-    }
-
-    /// A token whose route leads nowhere: it is let in and then served nothing. Not a mistake to stop for, since routes and
-    /// tokens come and go one after the other.
-    pub fn leads_nowhere(&self) -> Option<ConfigProblem> {
-        let entry =
-            self.credentials.tokens().entries().find(|entry| !self.table.leads(&entry.identity.route))?;
-        let (route, name) = (&entry.identity.route, &entry.name);
-        let what = format!(
-            "route {route} of token {name} has no upstream; set upstream, or [route.{route}] with one"
-        );
-        Some(ConfigProblem::key("upstream", what))
     }
 }

@@ -18,6 +18,7 @@ pub mod metrics;
 mod object;
 pub mod ops;
 pub mod policy;
+pub mod prepared;
 pub mod refusal;
 pub mod reload;
 pub mod route;

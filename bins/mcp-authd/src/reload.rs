@@ -10,7 +10,8 @@ use crate::audit::sink::Target;
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::front::tls::Face;
-use crate::gate::{Gate, Prepared};
+use crate::gate::Gate;
+use crate::prepared::Prepared;
 use crate::route::Table;
 use crate::watch::{Look, aside, changed};
 

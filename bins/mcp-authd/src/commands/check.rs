@@ -1,7 +1,7 @@
 //! `check`: everything that `serve` reads, without serving.
 
 use authd::config::{Config, DAEMON};
-use authd::gate::Prepared;
+use authd::prepared::Prepared;
 use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::exit::{Exit, Failure};
 

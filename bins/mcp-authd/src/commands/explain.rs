@@ -2,9 +2,9 @@
 
 use authd::config::Config;
 use authd::credentials::{Presented, bearer, moment, now};
-use authd::gate::Prepared;
 use authd::identity::{Identity, Scopes};
 use authd::policy::{self, Asked};
+use authd::prepared::Prepared;
 use http::{HeaderMap, HeaderValue, header};
 use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::exit::{Exit, Failure};
