@@ -2,7 +2,7 @@
 //!
 //! A server may fold case, decode, resolve `..`, drop a default port or a slash before it looks a resource up. Rather than
 //! guess what it does we compare only what none of this changes; whatever else comes falls under every rule
-//! ([`super::rules`]). Nothing is rewritten: what passes goes on as it came.
+//! for its method. Nothing is rewritten: what passes goes on as it came.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
