@@ -95,7 +95,7 @@ impl Lanes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use mcp_daemon::client::{Client, ClientOptions};
@@ -109,7 +109,8 @@ mod tests {
         Table::load(&Arc::new(config)).unwrap()
     }
 
-    fn lanes(settings: &str) -> Lanes {
+    /// Of these settings, none of them in use.
+    pub fn lanes(settings: &str) -> Lanes {
         let client = Client::new(ClientOptions::default());
         Lanes::new(table(settings), Probes::new(client, Life::new(Duration::ZERO)))
     }

@@ -1,6 +1,6 @@
 //! Where a route leads: its upstreams, which of them takes a request, and what happens when one cannot.
 //!
-//! [`Router::forward`] is the story, `forward` its steps. The choice ([`balance`]), the names in session ids
+//! [`Router::forward`] is the story, `search` and `forward` its steps. The choice ([`balance`]), the names in session ids
 //! ([`affinity`]) and the health of an upstream ([`health`]) are pure.
 
 pub mod affinity;
@@ -10,8 +10,10 @@ pub mod health;
 mod lane;
 mod lanes;
 mod member;
+mod outage;
 mod probe;
 pub mod queue;
+mod search;
 mod table;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,12 +28,13 @@ use mcp_daemon::life::Life;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use self::forward::{Letter, Search, Sent, Step};
+use self::forward::{Letter, Sent};
 use self::lane::Lane;
 use self::lanes::Lanes;
 use self::member::Errand;
 use self::probe::Probes;
 use self::queue::{Full, Place};
+use self::search::{Search, Step};
 pub use self::table::Table;
 use crate::identity::Identity;
 
