@@ -70,7 +70,8 @@ impl Member {
 
     /// As the choice sees it.
     pub fn candidate(&self, now: Instant) -> Candidate {
-        Candidate { weight: self.goal().weight, admits: self.admits(now), drains: self.goal().drains }
+        let Goal { key, weight, drains, .. } = *self.goal();
+        Candidate { key, weight, admits: self.admits(now), drains }
     }
 
     /// Whether it is well, as far as anybody knows.

@@ -9,7 +9,7 @@ use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::secret::Secret;
 
 use super::affinity::{MAX_NAME, is_name};
-use super::balance::MAX_UPSTREAMS;
+use super::balance::{self, MAX_UPSTREAMS};
 use super::probe;
 use super::queue::Bounds;
 use crate::config::Config;
@@ -29,6 +29,8 @@ pub struct Table {
 pub(super) struct Goal {
     /// Empty for the only upstream of a route, where it was given none.
     pub name: Box<str>,
+    /// The name, for the choice among several.
+    pub key: u64,
     pub address: Upstream,
     pub weight: u16,
     pub ready: Option<Upstream>,
@@ -114,6 +116,7 @@ impl Goal {
         }
         Ok(Self {
             name: name.into(),
+            key: balance::key(name),
             address: settings.address.clone(),
             weight: settings.weight.get(),
             ready: settings.ready.as_ref().map(|ready| ready.with_path(probe::PATH)),
