@@ -76,7 +76,8 @@ pub fn run(args: Serve) -> Done {
             life.spawn(front::run(gate.clone(), listener));
         }
         gate.report();
-        life.spawn(audit.clone().run(life.clone()));
+        // What is done during the drain is taken down as well.
+        life.last().spawn(audit.clone().run(life.last()));
         let last_use = LastUse::open(&config, &gate.credentials);
         if let Some(last_use) = last_use.clone() {
             life.spawn(last_use.run(gate.credentials.clone(), life.clone()));
