@@ -58,6 +58,6 @@ impl Controlled for Ops {
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {
-        Box::pin(async { self.reload.all().map_err(|problem| chain(&problem)) })
+        Box::pin(async { self.reload.clone().all().await.map_err(|problem| chain(&problem)) })
     }
 }

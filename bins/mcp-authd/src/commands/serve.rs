@@ -16,6 +16,7 @@ use mcp_daemon::control;
 use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::life::{self, Life};
 use mcp_daemon::serve::{BindOptions, Listener};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::Done;
@@ -58,6 +59,7 @@ pub fn run(args: Serve) -> Done {
             config_file,
             first: config.clone(),
             flags: Box::new(move |config| flags.over(config)),
+            turn: Mutex::default(),
         });
         let ops = Arc::new(Ops {
             gate: gate.clone(),
