@@ -9,10 +9,10 @@ use mcp_daemon::addr::Route;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::Unserved;
 use super::lane::Lane;
 use super::probe::Probes;
 use super::table::Table;
+use super::{Readiness, Unserved};
 
 /// Routes in use at once; some KiB each.
 const MOST: usize = 10_000;
@@ -71,6 +71,17 @@ impl Lanes {
             }
             None => false,
         });
+    }
+
+    /// How many upstreams of the routes in use are ready, and how many there are.
+    pub fn readiness(&self) -> Readiness {
+        let now = Instant::now();
+        let mut readiness = Readiness { ready: 0, of: 0 };
+        for member in self.by_route.values().flat_map(|kept| &kept.lane.members) {
+            readiness.of += 1;
+            readiness.ready += usize::from(member.is_ready(now));
+        }
+        readiness
     }
 
     /// For the control socket, in the order of names.

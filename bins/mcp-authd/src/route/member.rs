@@ -79,6 +79,12 @@ impl Member {
         self.probe.as_ref().is_none_or(|probe| probe.is_well()) && self.pulse().standing.admits(now)
     }
 
+    /// Whether a request that is sent there now is likely to be answered. Also of the last upstream of a route, which
+    /// admits whatever happens.
+    pub fn is_ready(&self, now: Instant) -> bool {
+        self.admits(now) && self.pulse().failures < self.rules.failures
+    }
+
     /// Whether a session that lives there has to wait for it: it was not seen to be away for so long as `health.patience`,
     /// or somebody is just trying whether it is back.
     pub fn may_come_back(&self) -> bool {
