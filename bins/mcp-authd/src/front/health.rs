@@ -82,3 +82,46 @@ impl Health {
         value
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// Answers one question as serena-snapshotd would.
+    async fn answer_once(listener: &UnixListener, status: &str) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut question = [0; 1024];
+        let read = stream.read(&mut question).await.unwrap();
+        assert!(question[..read].starts_with(b"GET /status HTTP/1.1\r\n"));
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{status}", status.len());
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn snapshots_are_on_or_off_and_so_old_and_asked_about_seldom() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("control.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let health = Health::default();
+        assert_eq!(health.snapshots(None).await, json!({"enabled": false}));
+        let (said, ()) = tokio::join!(
+            health.snapshots(Some(&socket)),
+            answer_once(&listener, r#"{"enabled":true,"last_success_age_seconds":90,"store":"s3://secret"}"#)
+        );
+        let expected = json!({"enabled": true, "last_success_age_seconds": 90});
+        assert_eq!(said, expected, "and nothing else of what it says");
+        // Nobody answers now, and nobody has to.
+        assert_eq!(health.snapshots(Some(&socket)).await, expected);
+        tokio::time::advance(FRESH).await;
+        let (said, ()) =
+            tokio::join!(health.snapshots(Some(&socket)), answer_once(&listener, r#"{"enabled":false}"#));
+        assert_eq!(said, json!({"enabled": false, "last_success_age_seconds": null}));
+        tokio::time::advance(FRESH).await;
+        drop(listener);
+        let said = health.snapshots(Some(&socket)).await;
+        assert_eq!(said["error"], "serena-snapshotd does not answer");
+    }
+}
