@@ -135,6 +135,7 @@ mod tests {
 
     use mcp_daemon::addr::Upstream;
     use mcp_daemon::client::ClientOptions;
+    use mcp_daemon::config::Span;
 
     use super::*;
 
@@ -143,7 +144,8 @@ mod tests {
         let life = Life::new(Duration::from_secs(10));
         let mut probes = Probes::new(Client::new(ClientOptions::default()), life.clone());
         let endpoint = "127.0.0.1:1".parse::<Upstream>().unwrap().endpoint(None).unwrap();
-        let health = Health::default();
+        // So seldom that it does not end by itself.
+        let health = Health { interval: Span::seconds(3_600), ..Health::default() };
         let held = probes.of(&endpoint, &health);
         held.heard(Err("no".into()));
         let renewed = probes.renew(&health);
@@ -151,15 +153,19 @@ mod tests {
         assert!(Arc::ptr_eq(&renewed[0], &newest) && !Arc::ptr_eq(&held, &newest));
         assert_eq!(newest.failures.load(Relaxed), 1, "it knows what the old one knew");
         drop(renewed);
-        while life.running() > 1 {
-            tokio::task::yield_now().await;
-        }
-        // With the settings that wanted it the last one ends as well.
+        let asking = async |tasks| {
+            let left = async {
+                while life.running() > tasks {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(Duration::from_secs(10), left).await.expect("the others end at once");
+        };
+        asking(1).await;
+        // Without settings that want it the last one ends as well.
         drop(newest);
         probes.renew(&health);
-        while life.running() > 0 {
-            tokio::task::yield_now().await;
-        }
+        asking(0).await;
         drop(held);
     }
 }
