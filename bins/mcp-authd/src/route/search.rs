@@ -156,14 +156,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failures_that_put_an_upstream_out_long_ago_take_no_session_from_it_either() {
-        let (mut lanes, identity) = (lanes(TWO), identity());
+    async fn failures_that_put_an_upstream_out_take_no_session_from_it_before_its_patience_is_over() {
+        let settings = format!("{TWO}\n[health]\nejection = '60s'");
+        let (mut lanes, identity) = (lanes(&settings), identity());
         let (lane, letter) = (lane(&mut lanes), letter(&identity));
         for _ in 0..3 {
             fail(&lane);
         }
-        assert!(!lane.members[0].admits(Instant::now()));
         tokio::time::advance(lane.patience).await;
+        assert!(!lane.members[0].admits(Instant::now()));
         let step = Search::new().next(&lane, &letter, Instant::now());
         assert!(matches!(step, Step::Send(0)), "nobody has seen that it is still away");
     }
