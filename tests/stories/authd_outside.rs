@@ -5,7 +5,6 @@
 use std::{
     fs,
     path::Path,
-    process::Stdio,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -13,8 +12,8 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
-use support::{Authd, Client, Flavour, Server};
-use tokio::{io::AsyncWriteExt as _, process::Command};
+use support::{Authd, Client, Curl, Flavour, Server};
+use tokio::process::Command;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_mcp-authd");
 const SECRET: &str = "a-secret-of-at-least-32-characters";
@@ -177,43 +176,12 @@ async fn curl_needs_a_token_and_nothing_else() {
     let sockets = tempfile::tempdir().unwrap();
     let server = server(sockets.path(), "inside/alice.sock").await;
     let authd = authd(sockets.path(), "").await;
-    if Command::new("curl").arg("--version").output().await.is_err() {
-        println!("skipped: no curl here");
-        return;
-    }
-    let curl = async |config: &str, url: &str, body: Value| {
-        let mut command = Command::new("curl");
-        command.args([
-            "-sS",
-            "-i",
-            "-K",
-            "-",
-            "-H",
-            "Content-Type: application/json",
-            "-d",
-            &body.to_string(),
-            url,
-        ]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        // Not in the arguments, which everybody on the machine can see.
-        child.stdin.take().unwrap().write_all(config.as_bytes()).await.unwrap();
-        String::from_utf8(child.wait_with_output().await.unwrap().stdout).unwrap()
-    };
-    let hello = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
-        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "curl", "version": "8"}}});
-    let accept = "header = \"Accept: application/json, text/event-stream\"\n";
-    let nobody = curl(accept, &authd.url(), hello.clone()).await;
+    let Some(curl) = Curl::at(&authd.url()).await else { return };
+    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "echo", "arguments": {"text": "from curl"}}});
+    let nobody = curl.post(&call).await;
     assert!(nobody.starts_with("HTTP/1.1 401"), "{nobody}");
     assert_eq!(server.requests().len(), 0);
-    let with_token = format!("{accept}header = \"Authorization: Bearer {ALICE}\"\n");
-    let answer = curl(&with_token, &authd.url(), hello).await;
-    let session = answer.lines().find_map(|line| line.strip_prefix("mcp-session-id: ")).map(str::trim);
-    let session = session.unwrap_or_else(|| panic!("{answer}"));
-    let with_session = format!("{with_token}header = \"Mcp-Session-Id: {session}\"\n");
-    let told = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
-    assert!(curl(&with_session, &authd.url(), told).await.starts_with("HTTP/1.1 202"));
-    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "echo", "arguments": {"text": "from curl"}}});
-    let answer = curl(&with_session, &authd.url(), call).await;
+    let curl = curl.with(&format!("Authorization: Bearer {ALICE}")).into_session().await;
+    let answer = curl.post(&call).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("from curl"), "{answer}");
 }

@@ -16,6 +16,7 @@ use support::{Answers, Authd, Client, ClientBuilder, Flavour, Server};
 use tokio::time::{Instant, timeout};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_mcp-authd");
+const PING: &str = r#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#;
 /// A request, a notification, and another request whose id is a text.
 const BATCH: &str = r#"[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":9}},{"jsonrpc":"2.0","id":"two","method":"ping"}]"#;
 /// What takes so long hangs.
@@ -97,7 +98,7 @@ async fn who_waits_in_line_when_the_drain_begins_hears_so_at_once() {
         let client = client.clone();
         tokio::spawn(async move { post(&client, body).await })
     };
-    let (single, batch) = (posted(r#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#), posted(BATCH));
+    let (single, batch) = (posted(PING), posted(BATCH));
     let deleted = tokio::spawn({
         let client = client.clone();
         async move { client.raw(client.prepared(Method::DELETE, Bytes::new())).await.unwrap() }
@@ -230,26 +231,42 @@ async fn the_audit_goes_on_while_requests_outlast_the_drain() {
 }
 
 #[tokio::test]
-async fn the_audit_says_why_a_body_was_not_taken() {
+async fn the_audit_says_of_every_refusal_why() {
     let server = Server::start(Flavour::Python2).await;
     let settings = format!("upstream = '{}'\nlimits = {{ body = '1KiB' }}", server.url());
     let mut authd = start(&settings).await;
     let client = alice(&authd).await;
-    let mut sealed = client.prepared(Method::POST, Bytes::from(BATCH));
-    sealed.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
-    assert_eq!(client.raw(sealed).await.unwrap().status(), 415);
+    for (status, header, value) in [
+        (415, "content-encoding", "gzip"),
+        (421, "host", "elsewhere.example"),
+        (403, "origin", "https://elsewhere.example"),
+        (400, "mcp-session-id", "another"),
+        (401, "authorization", "Bearer nobody-has-this-token"),
+        (400, "mcp-method", "tools/list"),
+    ] {
+        let mut request = client.prepared(Method::POST, Bytes::from(PING));
+        let headers = request.headers_mut();
+        if header != "mcp-session-id" {
+            headers.remove(header);
+        }
+        headers.append(header, value.parse().unwrap());
+        assert_eq!(client.raw(request).await.unwrap().status(), status, "{header}");
+    }
     assert_eq!(post(&client, &"x".repeat(2_000)).await.status(), 413);
+    assert_eq!(post(&client, "{").await.status(), 400);
+    let request = Request::get("http://x/elsewhere").body(Bytes::new()).unwrap();
+    assert_eq!(client.raw(request).await.unwrap().status(), 404);
     drop(client);
     assert!(authd.stop().await.success());
-    let reasons: Vec<(u64, String)> = audit(authd.directory())
-        .iter()
-        .filter_map(|line| Some((line["status"].as_u64()?, line["reason"].as_str()?.to_owned())))
-        .collect();
-    assert_eq!(
-        reasons,
-        [
-            (415, "the body must be JSON in UTF-8, without a Content-Encoding".to_owned()),
-            (413, "the body is larger than limits.body (1KiB)".to_owned())
-        ]
-    );
+    let lines = audit(authd.directory());
+    let refused: Vec<_> = lines.iter().filter(|line| line["status"].as_u64() >= Some(400)).collect();
+    assert_eq!(refused.len(), 9);
+    for line in &refused {
+        assert!(line["reason"].is_string(), "{line}");
+    }
+    let reason = |status: u16| &refused.iter().find(|line| line["status"] == status).unwrap()["reason"];
+    assert_eq!(reason(415), "the body must be JSON in UTF-8, without a Content-Encoding");
+    assert_eq!(reason(413), "the body is larger than limits.body (1KiB)");
+    assert_eq!(reason(401), "nobody knows this token", "the operator hears more than the client");
+    assert!(lines.iter().all(|line| line["status"].as_u64() >= Some(400) || line["reason"].is_null()));
 }

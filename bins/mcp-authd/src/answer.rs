@@ -6,9 +6,15 @@ use http::{HeaderValue, Response, StatusCode, header};
 use mcp_daemon::body::Body;
 use mcp_daemon::mcp;
 
+/// What an answer tells the client in words, kept with it for the audit ([`Entry`](crate::audit::Entry)).
+#[derive(Clone, Debug)]
+pub struct Said(pub String);
+
 /// A JSON-RPC error with a status of its own; `id` is raw JSON, `null` where the request has none.
 pub fn refused(status: StatusCode, id: &str, code: i32, message: &str) -> Response<Body> {
-    json(status, mcp::error_body(id, code, message))
+    let mut answer = json(status, mcp::error_body(id, code, message));
+    answer.extensions_mut().insert(Said(message.to_owned()));
+    answer
 }
 
 /// The same for what may work later.
@@ -32,8 +38,10 @@ pub fn accepted() -> Response<Body> {
 
 /// A line of text for people.
 pub fn text(status: StatusCode, line: String) -> Response<Body> {
+    let said = Said(line.trim_end().to_owned());
     let mut answer = Response::new(Body::from(line));
     *answer.status_mut() = status;
+    answer.extensions_mut().insert(said);
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     answer
 }

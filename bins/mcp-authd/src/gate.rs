@@ -145,10 +145,7 @@ impl Gate {
         let identity = self.identify(config, &head, connection, from, entry).await?;
         entry.is_from(&identity);
         let body = match head.method {
-            Method::POST => front::body::read(config, &head.headers, body).await.map_err(|not_taken| {
-                entry.because(&not_taken);
-                not_taken.answer()
-            })?,
+            Method::POST => front::body::read(config, &head.headers, body).await?,
             _ => Bytes::new(),
         };
         Ok(Admitted { identity, head, body })

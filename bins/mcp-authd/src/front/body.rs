@@ -4,54 +4,33 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
 use hyper::body::Incoming;
 use mcp_daemon::body::Body;
-use mcp_daemon::config::{Size, Span};
 use mcp_daemon::inbound::{self, Unread};
 use mcp_daemon::mcp;
 
 use crate::answer;
 use crate::config::Config;
 
-/// Why a body is not taken; what it says is for client and audit alike.
-#[derive(Debug, thiserror::Error)]
-pub enum NotTaken {
-    /// It ended before it was whole.
-    #[error("the body broke off")]
-    Broken,
-    /// It took too long.
-    #[error("the body did not come within limits.body_timeout ({0})")]
-    Late(Span),
-    /// Others could read it in another way.
-    #[error("the body must be JSON in UTF-8, without a Content-Encoding")]
-    NotPlain,
-    /// It is too long.
-    #[error("the body is larger than limits.body ({0})")]
-    TooLarge(Size),
-}
-
-impl NotTaken {
-    /// What the client is told.
-    pub fn answer(&self) -> Response<Body> {
-        let (status, code) = match self {
-            NotTaken::Broken => (StatusCode::BAD_REQUEST, mcp::PARSE_ERROR),
-            NotTaken::Late(_) => (StatusCode::REQUEST_TIMEOUT, mcp::INVALID_REQUEST),
-            NotTaken::NotPlain => (StatusCode::UNSUPPORTED_MEDIA_TYPE, mcp::INVALID_REQUEST),
-            NotTaken::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, mcp::INVALID_REQUEST),
-        };
-        answer::refused(status, "null", code, &self.to_string())
-    }
-}
-
 /// Reads a body within `limits.body` and `limits.body_timeout`.
-pub async fn read(config: &Config, headers: &HeaderMap, body: Incoming) -> Result<Bytes, NotTaken> {
+pub async fn read(config: &Config, headers: &HeaderMap, body: Incoming) -> Result<Bytes, Response<Body>> {
     let limits = &config.limits;
     if !is_plain(headers) {
-        return Err(NotTaken::NotPlain);
+        let message = "the body must be JSON in UTF-8, without a Content-Encoding";
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Err(answer::refused(status, "null", mcp::INVALID_REQUEST, message));
     }
+    let refused = |status, code, message: &str| answer::refused(status, "null", code, message);
     let read = inbound::read(body, limits.body.bytes(), limits.body_timeout.duration()).await;
     read.map_err(|unread| match unread {
-        Unread::Broken => NotTaken::Broken,
-        Unread::Late => NotTaken::Late(limits.body_timeout),
-        Unread::TooLarge => NotTaken::TooLarge(limits.body),
+        Unread::Broken => refused(StatusCode::BAD_REQUEST, mcp::PARSE_ERROR, "the body broke off"),
+        Unread::Late => {
+            let message =
+                format!("the body did not come within limits.body_timeout ({})", limits.body_timeout);
+            refused(StatusCode::REQUEST_TIMEOUT, mcp::INVALID_REQUEST, &message)
+        }
+        Unread::TooLarge => {
+            let message = format!("the body is larger than limits.body ({})", limits.body);
+            refused(StatusCode::PAYLOAD_TOO_LARGE, mcp::INVALID_REQUEST, &message)
+        }
     })
 }
 
