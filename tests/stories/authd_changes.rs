@@ -10,6 +10,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::{Answers, Authd, Client, Flavour, Server};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_mcp-authd");
@@ -320,4 +322,25 @@ async fn no_request_sees_half_of_a_reload() {
             assert_eq!((told("mcp-route"), told("authorization")), expected);
         }
     }
+}
+
+#[tokio::test]
+async fn a_reload_is_done_though_nobody_waits_for_its_answer() {
+    let server = Server::start(Flavour::Python2).await;
+    let authd = authd(&server, "").await;
+    let file = authd.settings_file();
+    let settings = fs::read_to_string(&file).unwrap();
+    // Settings that are read only as fast as they are written.
+    fs::remove_file(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut asking = UnixStream::connect(authd.control_socket()).await.unwrap();
+    asking.write_all(b"POST /reload HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let opened = tokio::task::spawn_blocking(move || fs::File::options().write(true).open(file));
+    let mut pipe = timeout(NOTICED * 10, opened).await.expect("it begins to read").unwrap().unwrap();
+    drop(asking);
+    // Answered after the end of the other connection was seen.
+    authd.control("GET", "/status").await;
+    std::io::Write::write_all(&mut pipe, settings.as_bytes()).unwrap();
+    drop(pipe);
+    authd.until_logged("reloaded").await;
 }
