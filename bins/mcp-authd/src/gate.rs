@@ -28,7 +28,7 @@ use crate::leash::Leash;
 use crate::limits::bodies::Taken;
 use crate::limits::strangers::{Good, TooMany};
 use crate::limits::{Limits, Place};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reason};
 use crate::policy::{self, headers::HEADER_MISMATCH};
 use crate::prepared::Prepared;
 use crate::refusal::{self, Awaited, challenge, insufficient, too_many};
@@ -179,6 +179,7 @@ impl Gate {
         };
         if let Err((wait, what)) = counted {
             entry.because(format_args!("too many {what} of this subject"));
+            self.metrics.unserved(Reason::Rate);
             let awaited = Self::awaited(config, &head, body, &mut taken, entry).await;
             return Err(too_many(&awaited, wait));
         }
@@ -221,7 +222,7 @@ impl Gate {
         match (&head.method, head.uri.path()) {
             (_, path) if metadata::is_at(config, path) => metadata::answer(config, head),
             (&Method::GET | &Method::HEAD, "/health") => {
-                self.health.answer(config, self.life.is_draining()).await
+                self.health.answer(config, &self.router, self.life.is_draining()).await
             }
             _ => answer::text(
                 StatusCode::NOT_FOUND,
@@ -320,6 +321,7 @@ impl Gate {
             forwarded = self.router.forward(&identity, Request::from_parts(head, body), is_still_good) => forwarded,
             () = leash.taken_back() => {
                 entry.because("the credential was taken back while the request was under way");
+                self.metrics.unserved(Reason::NoLongerGood);
                 return entry.ends_with(refusal::taken_back(&awaited));
             }
         };
@@ -328,6 +330,7 @@ impl Gate {
             Ok(Forwarded { answer, held }) => leash.hold(answer, held, entry),
             Err(unserved) => {
                 entry.because(&unserved);
+                self.metrics.unserved(unserved.reason());
                 entry.ends_with(refusal::unserved(&awaited, &unserved))
             }
         }

@@ -75,7 +75,7 @@ impl Leash {
     /// Ends when the credential would not let in any more whom it let in.
     pub async fn taken_back(&self) {
         let mut changes = self.credentials.changes();
-        while self.credentials.reading() == self.reading || self.is_good(self.since) {
+        while self.credentials.reading() == self.reading || self.is_let_in() {
             changes.next().await;
         }
     }
@@ -108,6 +108,10 @@ impl Leash {
         }
     }
 
+    fn is_let_in(&self) -> bool {
+        self.credentials.load().lets_in(&self.identity, self.secure.as_deref(), self.since)
+    }
+
     fn is_good(&self, now: u64) -> bool {
         self.credentials.load().still(&self.identity, self.secure.as_deref(), now)
     }
@@ -121,13 +125,14 @@ impl Leashed {
     /// Whether the credential is found to be no longer good, which costs a look only when something may be different.
     fn is_over(&mut self) -> bool {
         let leash = &mut self.leash;
-        let newest = leash.credentials.reading();
-        let at = if leash.is_listening { now() } else { leash.since };
-        if newest == leash.reading && leash.identity.expires.is_none_or(|expires| at < expires) {
-            return false;
-        }
-        leash.reading = newest;
-        let is_over = !leash.is_good(at);
+        let (newest, now) = (leash.credentials.reading(), now());
+        let is_new = newest != std::mem::replace(&mut leash.reading, newest);
+        let is_over = if leash.is_listening {
+            let is_expired = leash.identity.expires.is_some_and(|expires| now >= expires);
+            (is_new || is_expired) && !leash.is_good(now)
+        } else {
+            is_new && !leash.is_let_in()
+        };
         if is_over {
             leash.tell();
         }

@@ -180,6 +180,15 @@ impl Credentials {
             && !self.is_anothers(identity)
             && self.admit(secure, now).is_ok()
     }
+
+    /// Whether somebody who was let in at `since` would be let in now, be it for something else or somewhere else: what is
+    /// under way ends as it began.
+    pub fn lets_in(&self, identity: &Identity, secure: Option<&Secure>, since: u64) -> bool {
+        match &identity.standing {
+            Standing::Token(key) => self.tokens.lets_in(key, since) && self.admit(secure, since).is_ok(),
+            Standing::Certificate(_) | Standing::Jwt(_) => self.still(identity, secure, since),
+        }
+    }
 }
 
 /// Seconds since 1970.

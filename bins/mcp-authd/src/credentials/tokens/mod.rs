@@ -98,6 +98,11 @@ impl Tokens {
         })
     }
 
+    /// Whether the token that is looked up under a key was good at `since`, by what is known now.
+    pub fn lets_in(&self, key: &[u8; 32], since: u64) -> bool {
+        self.by_key.get(key).is_some_and(|entry| entry.state(since) == State::Ok)
+    }
+
     /// All of them, in no order.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.by_key.values()
