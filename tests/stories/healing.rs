@@ -1,7 +1,7 @@
 //! A server loses its sessions, in every way that servers do; the client never notices.
 
 use serde_json::{Value, json};
-use support::{Client, Flavour, Mishap, Server, Sessiond};
+use support::{Answers, Client, Flavour, Mishap, Server, Sessiond};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_mcp-sessiond");
 
@@ -87,4 +87,25 @@ async fn a_doubtful_answer_on_a_living_session_is_the_answer() {
     );
     assert!(gateway.message().contains("502"), "{gateway:?}");
     assert_eq!((server.initializes(), server.executed("count")), (1, 0));
+}
+
+#[tokio::test]
+async fn a_tool_that_cannot_be_replayed_is_said_by_its_name() {
+    let server = Server::builder(Flavour::Python2)
+        .set(|switches| switches.answers = Answers::Json)
+        .start()
+        .await
+        .unwrap();
+    let sessiond = in_front_of(&server).await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    client.call("activate_project", json!({"project": "moved away"})).await.unwrap();
+    server.forget_sessions();
+    let failed = json!({"jsonrpc": "2.0", "id": 1, "result": {
+        "content": [{"type": "text", "text": "no such project"}], "isError": true}});
+    server.next(1, Mishap::answer(200, "application/json", failed.to_string()).on("tools/call"));
+    client.request("tools/list", json!({})).await.unwrap();
+    let line = sessiond.until_logged("state not restored").await;
+    assert!(line.contains("tool=activate_project"), "{line}");
+    assert!(!line.contains("no such project"), "what a tool says is for its client: {line}");
+    assert_eq!((server.initializes(), server.mishaps_left()), (2, 0));
 }

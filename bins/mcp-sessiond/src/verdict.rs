@@ -56,6 +56,17 @@ impl Flavour {
     }
 }
 
+impl Flavour {
+    /// Whether the server may have the session after all: one that was away, or whose neighbour answered for it, was not heard.
+    pub fn leaves_doubt(self) -> bool {
+        use Flavour::*;
+        match self {
+            Broken | Hang | Refused | ServerError | Unavailable => true,
+            BadRequest | Gone | NotFound | RpcError | Unauthorized => false,
+        }
+    }
+}
+
 /// What an answer means for the session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {

@@ -40,6 +40,11 @@ pub enum Listener {
 }
 
 impl Listener {
+    /// Whether a task reads it.
+    pub fn is_running(self) -> bool {
+        matches!(self, Listener::Running(_))
+    }
+
     /// Whether the next message of the client is to open the stream again.
     pub fn is_parked(self) -> bool {
         self == Listener::Parked

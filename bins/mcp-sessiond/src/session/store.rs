@@ -2,6 +2,7 @@
 //!
 //! A file that cannot be read is set aside with a warning, never deleted: it is somebody's session.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -176,6 +177,11 @@ fn read(directory: &Path) -> io::Result<Found> {
     }
     deleted.sort_unstable_by_key(|(written, _)| *written);
     found.deleted = deleted.into_iter().map(|(_, key)| key).collect();
+    // Deleted is for ever, whatever else an earlier life has left of it.
+    let over: HashSet<Key> = found.deleted.iter().copied().collect();
+    for (key, ..) in found.sessions.extract_if(.., |(key, ..)| over.contains(key)) {
+        std::fs::remove_file(directory.join(format!("{key}.json")))?;
+    }
     Ok(found)
 }
 
@@ -232,6 +238,19 @@ mod tests {
         assert_eq!(found.sessions.len(), 1);
         assert_eq!((found.sessions[0].0, &*found.sessions[0].1.id), (kept, "kept"));
         assert_eq!(found.deleted, [gone]);
+    }
+
+    #[tokio::test]
+    async fn what_was_deleted_stays_deleted_whatever_file_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(directory.path()).unwrap();
+        let key = Key::new("", "gone");
+        store.remove(&key, true).wait().await;
+        store.save(&key, &memory("gone")).wait().await;
+        drop(store);
+        let (_store, found) = Store::open(directory.path()).unwrap();
+        assert_eq!((found.sessions.len(), found.deleted), (0, vec![key]));
+        assert!(!directory.path().join(format!("{key}.json")).exists());
     }
 
     #[tokio::test]
