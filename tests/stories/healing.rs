@@ -17,8 +17,7 @@ async fn every_flavour_of_stale_heals_and_the_stale_call_itself_succeeds() {
         let client = Client::connect(&sessiond.url()).await.unwrap();
         assert_eq!(client.call_text("echo", json!({"text": "before"})).await.unwrap(), "before", "{flavour}");
         server.forget_sessions();
-        // A bare 502 does not prove that the call did not run: only what has no effect is sent again after it.
-        let tool = if flavour == Flavour::BadGateway502 { "read" } else { "count" };
+        let tool = flavour.stale_tool();
         let stale = client.call_text(tool, json!({})).await;
         assert!(stale.is_ok(), "{flavour}: {stale:?}");
         assert_eq!((server.initializes(), server.executed(tool)), (2, 1), "{flavour}");
@@ -87,6 +86,20 @@ async fn a_doubtful_answer_on_a_living_session_is_the_answer() {
     );
     assert!(gateway.message().contains("502"), "{gateway:?}");
     assert_eq!((server.initializes(), server.executed("count")), (1, 0));
+}
+
+#[tokio::test]
+async fn a_busy_server_that_does_not_say_whether_it_has_the_session_keeps_it() {
+    let server = Server::start(Flavour::Python2).await;
+    let settings = format!("upstream = '{}'\n[hang]\ntimeout = '200ms'\n", server.url());
+    let sessiond = Sessiond::start_set(BINARY, |_| settings, &[]).await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    server.next(1, Mishap::status(504).on("tools/call"));
+    server.next(1, Mishap::hang().on("tools/list"));
+    let failure = client.call("count", json!({})).await.unwrap_err();
+    assert!(failure.message().contains("answered 504"), "{failure}");
+    assert_eq!(client.call_text("count", json!({})).await.unwrap(), "1");
+    assert_eq!((server.initializes(), server.sessions(), server.deletes()), (1, 1, 0));
 }
 
 #[tokio::test]

@@ -333,8 +333,7 @@ async fn every_flavour_heals_when_a_call_finds_it_down_and_when_it_finds_it_back
             );
             assert_eq!(server.initializes(), 2, "{flavour}, found down");
             restart(&server).await;
-            // A bare 502 does not prove that the call did not run: only what has no effect is sent again after it.
-            let tool = if flavour == Flavour::BadGateway502 { "read" } else { "count" };
+            let tool = flavour.stale_tool();
             client
                 .call(tool, json!({}))
                 .await

@@ -33,7 +33,12 @@ pub async fn park(
     let deadline =
         *progress.deadline.get_or_insert_with(|| Instant::now() + config.limits.parked_time.duration());
     let failures = session.lock().failures;
-    let failed = |why: &str| reply::failed(&call.id, &format!("{why}; this call did not run, try again"));
+    let then = if progress.may_have_run {
+        "this call may have run, which does no harm twice; try again"
+    } else {
+        "this call did not run, try again"
+    };
+    let failed = |why: &str| reply::failed(&call.id, &format!("{why}; {then}"));
     let mut leaving = None;
     loop {
         let changed = session.changed.notified();
