@@ -16,6 +16,7 @@ pub mod messages;
 pub mod open;
 pub mod park;
 pub mod parking;
+pub mod replay;
 pub mod reply;
 pub mod resend;
 pub mod state;
