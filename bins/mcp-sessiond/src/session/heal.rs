@@ -45,9 +45,9 @@ pub enum Asked {
     Down(String),
     /// It does not, and says so in this way.
     Lost(Flavour),
-    /// It took the question and said nothing.
+    /// It took the question and said nothing, or, as with 401, 403 and 429, nothing of the session.
     Silent,
-    /// Somebody answered who could not ask it or would not, or the answer broke off.
+    /// Somebody answered who could not ask it, or the answer broke off.
     Unsure,
 }
 
@@ -197,10 +197,8 @@ pub async fn ask(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) -> A
         Ok(Err(TalkError::Lost { flavour, .. } | TalkError::Refused { doubtful: Some(flavour), .. })) => {
             Asked::Lost(flavour)
         }
-        // 401, 403 or 429 say nothing of the session.
-        Ok(Err(
-            TalkError::OtherVersion(_) | TalkError::Refused { doubtful: None, .. } | TalkError::Unable(_),
-        )) => Asked::Unsure,
+        Ok(Err(TalkError::OtherVersion(_) | TalkError::Unable(_))) => Asked::Unsure,
+        Ok(Err(TalkError::Refused { doubtful: None, .. })) => Asked::Silent,
         Err(_elapsed) => Asked::Silent,
     }
 }
