@@ -33,11 +33,7 @@ pub async fn park(
     let deadline =
         *progress.deadline.get_or_insert_with(|| Instant::now() + config.limits.parked_time.duration());
     let failures = session.lock().failures;
-    let then = if progress.may_have_run {
-        "this call may have run, which does no harm twice; try again"
-    } else {
-        "this call did not run, try again"
-    };
+    let then = what_became(progress.may_have_run);
     let failed = |why: &str| reply::failed(&call.id, &format!("{why}; {then}"));
     let mut leaving = None;
     loop {
@@ -79,6 +75,14 @@ pub async fn park(
                 leaving = Some(deadline.min(Instant::now() + config.grace.duration() / 2));
             }
         }
+    }
+}
+
+/// What became of a call that waited in vain; one that was lost while it ran waits only if running twice does no harm.
+pub fn what_became(may_have_run: bool) -> &'static str {
+    match may_have_run {
+        true => "this call may have run, which does no harm twice; try again",
+        false => "this call did not run, try again",
     }
 }
 
