@@ -27,9 +27,15 @@ struct Disk {
 
 #[derive(Debug)]
 struct Write {
+    file: Option<File>,
+    done: oneshot::Sender<io::Result<()>>,
+}
+
+/// A file and what is to be in it; none: it is to be gone.
+#[derive(Debug)]
+struct File {
     name: String,
     content: Option<Vec<u8>>,
-    done: oneshot::Sender<io::Result<()>>,
 }
 
 /// Why the store cannot be used.
@@ -97,7 +103,8 @@ impl Store {
             .stack_size(128 << 10)
             .spawn(move || {
                 for write in queue {
-                    let result = apply(&target, &write.name, write.content.as_deref());
+                    let file = write.file.as_ref();
+                    let result = file.map_or(Ok(()), |file| apply(&target, file));
                     let _ = write.done.send(result);
                 }
             })
@@ -126,10 +133,19 @@ impl Store {
         let _later = self.write(format!("{key}.deleted"), || None);
     }
 
+    /// All that was written so far, also what nobody waits for: a process that ends before is ended with its last writes.
+    pub fn settled(&self) -> Saved {
+        self.queue(|| None)
+    }
+
     fn write(&self, name: String, content: impl FnOnce() -> Option<Vec<u8>>) -> Saved {
+        self.queue(|| Some(File { name, content: content() }))
+    }
+
+    fn queue(&self, file: impl FnOnce() -> Option<File>) -> Saved {
         let Some(disk) = &self.disk else { return Saved(None) };
         let (done, saved) = oneshot::channel();
-        let sent = disk.writes.send(Write { name, content: content(), done });
+        let sent = disk.writes.send(Write { file: file(), done });
         Saved(sent.is_ok().then_some(saved))
     }
 }
@@ -139,9 +155,9 @@ fn create_private(directory: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
-fn apply(directory: &Path, name: &str, content: Option<&[u8]>) -> io::Result<()> {
-    let path = directory.join(name);
-    match content {
+fn apply(directory: &Path, file: &File) -> io::Result<()> {
+    let path = directory.join(&file.name);
+    match &file.content {
         Some(content) => files::write_atomic(&path, content),
         None => match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -251,6 +267,18 @@ mod tests {
         let (_store, found) = Store::open(directory.path()).unwrap();
         assert_eq!((found.sessions.len(), found.deleted), (0, vec![key]));
         assert!(!directory.path().join(format!("{key}.json")).exists());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_written_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(directory.path()).unwrap();
+        let keys: Vec<Key> = (0..100).map(|number| Key::new("", &number.to_string())).collect();
+        for key in &keys {
+            let _written_later = store.remove(key, true);
+        }
+        store.settled().wait().await;
+        assert!(keys.iter().all(|key| directory.path().join(format!("{key}.deleted")).exists()));
     }
 
     #[tokio::test]
