@@ -1,7 +1,7 @@
 //! A server loses its sessions, in every way that servers do; the client never notices.
 
 use serde_json::{Value, json};
-use support::{Client, Flavour, Mishap, Server, Sessiond};
+use support::{Answers, Client, Flavour, Mishap, Server, Sessiond};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_mcp-sessiond");
 
@@ -17,8 +17,7 @@ async fn every_flavour_of_stale_heals_and_the_stale_call_itself_succeeds() {
         let client = Client::connect(&sessiond.url()).await.unwrap();
         assert_eq!(client.call_text("echo", json!({"text": "before"})).await.unwrap(), "before", "{flavour}");
         server.forget_sessions();
-        // A bare 502 does not prove that the call did not run: only what has no effect is sent again after it.
-        let tool = if flavour == Flavour::BadGateway502 { "read" } else { "count" };
+        let tool = flavour.stale_tool();
         let stale = client.call_text(tool, json!({})).await;
         assert!(stale.is_ok(), "{flavour}: {stale:?}");
         assert_eq!((server.initializes(), server.executed(tool)), (2, 1), "{flavour}");
@@ -87,4 +86,41 @@ async fn a_doubtful_answer_on_a_living_session_is_the_answer() {
     );
     assert!(gateway.message().contains("502"), "{gateway:?}");
     assert_eq!((server.initializes(), server.executed("count")), (1, 0));
+}
+
+#[tokio::test]
+async fn a_busy_server_that_does_not_say_whether_it_has_the_session_keeps_it() {
+    let server = Server::start(Flavour::Python2).await;
+    let settings = format!("upstream = '{}'\n[hang]\ntimeout = '200ms'\n", server.url());
+    let sessiond = Sessiond::start_set(BINARY, |_| settings, &[]).await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    for nothing in [Mishap::hang(), Mishap::answer(429, "text/plain", "Too Many Requests")] {
+        server.next(1, Mishap::status(504).on("tools/call"));
+        server.next(1, nothing.on("tools/list"));
+        let failure = client.call("count", json!({})).await.unwrap_err();
+        assert!(failure.message().contains("answered 504"), "{failure}");
+    }
+    assert_eq!(client.call_text("count", json!({})).await.unwrap(), "1");
+    assert_eq!((server.initializes(), server.sessions(), server.deletes()), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn a_tool_that_cannot_be_replayed_is_said_by_its_name() {
+    let server = Server::builder(Flavour::Python2)
+        .set(|switches| switches.answers = Answers::Json)
+        .start()
+        .await
+        .unwrap();
+    let sessiond = in_front_of(&server).await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    client.call("activate_project", json!({"project": "moved away"})).await.unwrap();
+    server.forget_sessions();
+    let failed = json!({"jsonrpc": "2.0", "id": 1, "result": {
+        "content": [{"type": "text", "text": "no such project"}], "isError": true}});
+    server.next(1, Mishap::answer(200, "application/json", failed.to_string()).on("tools/call"));
+    client.request("tools/list", json!({})).await.unwrap();
+    let line = sessiond.until_logged("state not restored").await;
+    assert!(line.contains("tool=activate_project"), "{line}");
+    assert!(!line.contains("no such project"), "what a tool says is for its client: {line}");
+    assert_eq!((server.initializes(), server.mishaps_left()), (2, 0));
 }

@@ -148,6 +148,78 @@ async fn a_failure_that_speaks_of_a_session_of_the_tools_own_is_the_answer_and_t
     }
 }
 
+/// What a server says of a session that it does not know.
+fn stale() -> Mishap {
+    let error = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Session not found"}}"#;
+    Mishap::answer(404, "application/json", error)
+}
+
+#[tokio::test]
+async fn a_call_that_was_answered_before_the_server_died_keeps_its_answer_and_is_not_sent_again() {
+    for answers in [Answers::Json, Answers::Sse] {
+        let server = serving(answers).await;
+        let sessiond = in_front_of(&server.url(), "").await;
+        let client = Client::connect(&sessiond.url()).await.unwrap();
+        client.request("tools/list", json!({})).await.unwrap();
+        server.clear();
+        // As far as anybody can know, this ran before it failed.
+        server.next(1, Mishap::rpc_error(-32602, "bad field, found after the effect").on("tools/call"));
+        server.next(1, Mishap::hang().on("tools/list"));
+        let call = calling(&client, "count", json!({}));
+        server.until(|server| server.received("tools/list") == 1).await;
+        server.stop().await;
+        let failure = call.await.unwrap().unwrap_err();
+        assert_eq!((failure.status, failure.code()), (Some(200), Some(-32602)), "{failure}");
+        server.start_again().await;
+        assert_eq!(client.call_text("count", json!({})).await.unwrap(), "1");
+        assert_eq!(server.received("tools/call"), 2, "the one that failed, and the last one");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_that_a_lost_session_follows_does_not_prove_that_the_call_did_not_run() {
+    for answers in [Answers::Json, Answers::Sse] {
+        for (mishap, is_answer) in [
+            (Mishap::rpc_error(-32602, "bad field"), true),
+            (Mishap::rpc_error(-32002, "Server not initialized"), true),
+            (Mishap::answer(400, "text/plain", "bad field"), true),
+            (Mishap::answer(500, "text/plain", "the browser session was closed"), false),
+            (Mishap::answer(503, "text/plain", "session expired"), false),
+        ] {
+            for (tool, sent) in [("count", 1), ("echo", 2)] {
+                let server = serving(answers).await;
+                let sessiond = in_front_of(&server.url(), "").await;
+                let client = Client::connect(&sessiond.url()).await.unwrap();
+                client.request("tools/list", json!({})).await.unwrap();
+                server.next(1, mishap.clone().on("tools/call"));
+                // Gone in the moment in between, and by the word of a server of quite another kind.
+                server.next(1, stale().on("tools/list"));
+                let outcome = client.call_text(tool, json!({"text": "again"})).await;
+                assert_eq!(outcome.is_ok(), tool == "echo", "{mishap:?} {outcome:?}");
+                if let Err(failure) = outcome {
+                    let is_unknown = failure.message().contains("effect is unknown");
+                    assert_eq!(is_unknown, !is_answer, "{mishap:?} {failure}");
+                }
+                assert_eq!(server.received("tools/call"), sent, "{mishap:?} {tool}");
+                assert_eq!(server.mishaps_left(), 0, "{mishap:?} {tool}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tool_that_speaks_of_a_language_server_that_is_not_initialized_runs_once() {
+    for answers in [Answers::Json, Answers::Sse] {
+        let server = serving(answers).await;
+        let sessiond = in_front_of(&server.url(), "").await;
+        let client = Client::connect(&sessiond.url()).await.unwrap();
+        server.next(1, Mishap::rpc_error(-32002, "Server not initialized").on("tools/call"));
+        let failure = client.call("count", json!({})).await.unwrap_err();
+        assert_eq!((failure.status, failure.code()), (Some(200), Some(-32002)), "{failure}");
+        assert_eq!((server.initializes(), server.received("tools/call")), (1, 1));
+    }
+}
+
 #[tokio::test]
 async fn sixty_four_harmful_calls_in_flight_at_a_crash_get_sixty_four_errors_and_run_once_each() {
     for answers in [Answers::Json, Answers::Sse] {

@@ -183,6 +183,22 @@ async fn a_wait_past_its_bound_ends_in_200_with_an_error_that_carries_the_id() {
 }
 
 #[tokio::test]
+async fn a_request_that_was_cut_before_it_waited_is_not_said_not_to_have_run() {
+    let server = Server::start(Flavour::Python2).await;
+    let sessiond = in_front_of(&server, "limits.parked_time = '300ms'").await;
+    server.next(1, Mishap::hang().on("tools/list"));
+    let client = modern(&sessiond.url(), "tools/list", None);
+    let body = message(json!(7), "tools/list", json!({})).to_string();
+    let request = client.prepared(Method::POST, body.into());
+    let answer = tokio::spawn(async move { client.raw(request).await.unwrap() });
+    server.until(|server| server.received("tools/list") == 1).await;
+    server.stop().await;
+    let messages = messages(&answer.await.unwrap());
+    let said = messages[0]["error"]["message"].as_str().unwrap();
+    assert!(said.contains("may have run") && !said.contains("did not run"), "{said}");
+}
+
+#[tokio::test]
 async fn a_harmful_call_cut_in_flight_ends_in_one_error_and_runs_once() {
     for answers in [Answers::Json, Answers::Sse] {
         // Cut after the head, in the middle of the answer, and one byte before its end (of `{"id":...}` or its event).

@@ -206,6 +206,73 @@ async fn a_server_that_does_not_speak_the_agreed_version_any_more_ends_the_sessi
 }
 
 #[tokio::test]
+async fn a_session_of_another_version_is_over_and_leaves_nothing_at_the_server() {
+    let server = Server::start(Flavour::Python2).await;
+    let mut sessiond = in_front_of(&server, "").await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    server.set(|switches| switches.agreed_version = Some("2024-11-05".into()));
+    restart(&server).await;
+    for _ in 0..5 {
+        assert_eq!(client.call("count", json!({})).await.unwrap_err().status, Some(404));
+    }
+    server.until(|server| server.sessions() == 0).await;
+    assert_eq!((server.initializes(), server.deletes()), (2, 1), "one of the client, one of the heal");
+    sessiond.stop().await;
+    sessiond.start_again().await;
+    assert_eq!(client.call("count", json!({})).await.unwrap_err().status, Some(404));
+    assert_eq!((server.initializes(), server.executed("count")), (2, 0));
+}
+
+#[tokio::test]
+async fn an_attempt_that_fails_after_initialize_leaves_nothing_at_the_server() {
+    for (times, mishap) in [(8, Mishap::status(503)), (2, Mishap::hang())] {
+        let server = Server::start(Flavour::Python2).await;
+        let sessiond = in_front_of(&server, "[heal]\nattempt_timeout = '1s'").await;
+        let client = Client::connect(&sessiond.url()).await.unwrap();
+        server.forget_sessions();
+        server.next(times, mishap.on("notifications/initialized"));
+        assert_eq!(client.call_text("count", json!({})).await.unwrap(), "1");
+        server.until(|server| server.sessions() == 1).await;
+        assert_eq!(server.mishaps_left(), 0);
+        assert_eq!(
+            server.initializes(),
+            2 + server.deletes(),
+            "one of the client, and the one that came through"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_404_to_initialize_comes_from_a_neighbour_and_is_waited_for() {
+    let server = Server::start(Flavour::Python2).await;
+    let sessiond = in_front_of(&server, "[heal]\nattempts = 2").await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    server.forget_sessions();
+    server.next(6, Mishap::answer(404, "text/plain", "404 page not found").on("initialize"));
+    assert_eq!(client.call_text("count", json!({})).await.unwrap(), "1");
+    assert_eq!((server.initializes(), server.mishaps_left()), (2, 0));
+}
+
+#[tokio::test]
+async fn a_refusal_is_given_time_to_pass_and_then_called_by_its_name() {
+    let server = Server::start(Flavour::Python2).await;
+    let sessiond = in_front_of(&server, "[heal]\nattempts = 2").await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    server.forget_sessions();
+    server.next(2, Mishap::answer(401, "text/plain", "no").on("initialize"));
+    let began = Instant::now();
+    let failure = client.call("count", json!({})).await.unwrap_err();
+    assert!(began.elapsed() >= Duration::from_millis(500), "{:?}", began.elapsed());
+    assert_eq!(failure.status, Some(200), "{failure}");
+    for words in ["refuses", "did not run"] {
+        assert!(failure.message().contains(words), "{words}: {failure}");
+    }
+    assert!(!failure.message().contains("reached"), "{failure}");
+    server.next(1, Mishap::answer(403, "text/plain", "no").on("initialize"));
+    assert_eq!(client.call_text("count", json!({})).await.unwrap(), "1", "and it passes");
+}
+
+#[tokio::test]
 async fn a_neighbour_that_could_not_forward_is_waited_for_like_a_server_that_is_down() {
     let server = Server::start(Flavour::Python2).await;
     let sessiond = in_front_of(&server, "").await;
@@ -266,8 +333,7 @@ async fn every_flavour_heals_when_a_call_finds_it_down_and_when_it_finds_it_back
             );
             assert_eq!(server.initializes(), 2, "{flavour}, found down");
             restart(&server).await;
-            // A bare 502 does not prove that the call did not run: only what has no effect is sent again after it.
-            let tool = if flavour == Flavour::BadGateway502 { "read" } else { "count" };
+            let tool = flavour.stale_tool();
             client
                 .call(tool, json!({}))
                 .await

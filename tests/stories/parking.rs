@@ -183,6 +183,24 @@ async fn a_waiting_client_gets_comments_and_then_its_answer_as_an_event() {
 }
 
 #[tokio::test]
+async fn a_call_that_was_lost_while_it_ran_is_not_said_not_to_have_run() {
+    let server = Server::start(Flavour::Python2).await;
+    let sessiond = in_front_of(&server, "[limits]\nparked_time = '300ms'").await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    client.request("tools/list", json!({})).await.unwrap();
+    let call = calling(&client, "read", json!({"sleep_ms": 1000}));
+    server.until(|server| server.started("read") == 1).await;
+    server.stop().await;
+    let failure = call.await.unwrap().unwrap_err();
+    assert_names(&failure, "limits.parked_time");
+    assert!(failure.message().contains("may have run"), "{failure}");
+    assert!(!failure.message().contains("did not run"), "{failure}");
+    // One that never left is told the other.
+    let failure = client.call("read", json!({})).await.unwrap_err();
+    assert!(failure.message().contains("did not run"), "{failure}");
+}
+
+#[tokio::test]
 async fn a_client_that_takes_json_alone_gets_json_after_the_wait() {
     let server = Server::start(Flavour::Python2).await;
     let sessiond = in_front_of(&server, CHATTY).await;

@@ -1,12 +1,17 @@
 //! The life of sessions as an operator sees it: they end when nobody wants them, are bounded, listed and deleted.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and its tasks end with its runtime"
+)]
 
 use std::process::Output;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Client, Flavour, Server, Sessiond};
+use support::{Client, Flavour, Mishap, RpcFailure, Server, Sessiond};
 use tokio::process::Command;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_mcp-sessiond");
@@ -40,7 +45,9 @@ fn text(output: &Output) -> String {
 
 fn session_files(sessiond: &Sessiond) -> usize {
     let entries = std::fs::read_dir(sessiond.state_dir()).unwrap();
-    entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|it| it == "json")).count()
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    // Of the server, not of a session.
+    names.filter(|name| name.ends_with(".json") && !name.starts_with("replay-")).count()
 }
 
 #[tokio::test]
@@ -116,6 +123,118 @@ async fn the_session_of_a_subject_that_idled_longest_makes_room() {
         client.call("echo", json!({})).await.unwrap();
     }
     assert_eq!(server.initializes(), 4, "the others were left alone");
+}
+
+#[tokio::test]
+async fn a_session_at_work_does_not_make_room_while_another_is_idle() {
+    for cap in ["sessions_per_subject = 2", "sessions = 2"] {
+        let server = Server::start(Flavour::Python2).await;
+        let sessiond = in_front_of(&server, cap).await;
+        let busy = Client::connect(&sessiond.url()).await.unwrap();
+        let call = {
+            let busy = busy.clone();
+            tokio::spawn(async move { busy.call_text("count", json!({"sleep_ms": 1500})).await })
+        };
+        server.until(|server| server.started("count") == 1).await;
+        let _idle = Client::connect(&sessiond.url()).await.unwrap();
+        let listening = Client::connect(&sessiond.url()).await.unwrap();
+        server.until(|server| server.deletes() == 1).await;
+        // A client that listens loses less than one that waits for an answer.
+        let _events = listening.open_get().await.unwrap();
+        server.until(|server| server.streams() == 1).await;
+        let _newcomer = Client::connect(&sessiond.url()).await.unwrap();
+        server.until(|server| server.deletes() == 2).await;
+        assert_eq!(call.await.unwrap().unwrap(), "1", "{cap}");
+        assert_eq!(busy.call_text("count", json!({})).await.unwrap(), "2", "{cap}");
+        assert_eq!(server.initializes(), 4, "{cap}: its session was left alone");
+    }
+}
+
+#[tokio::test]
+async fn a_call_whose_session_has_to_make_room_while_it_waits_gets_one_clean_error() {
+    let server = Server::start(Flavour::Python2).await;
+    let sessiond = in_front_of(&server, "sessions_per_subject = 1").await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    server.stop().await;
+    let parked = {
+        let client = client.clone();
+        tokio::spawn(async move { client.call("count", json!({})).await })
+    };
+    sessiond.until_status(|status| status["parked"] == 1).await;
+    let other = Client::builder(&sessiond.url()).session("one-that-nobody-knows").unconnected();
+    let second = {
+        let other = other.clone();
+        tokio::spawn(async move { other.call("count", json!({})).await })
+    };
+    let failure = parked.await.unwrap().unwrap_err();
+    assert_eq!((failure.status, failure.error.is_some()), (Some(200), true), "{failure}");
+    for words in ["make room", "did not run"] {
+        assert!(failure.message().contains(words), "{words}: {failure}");
+    }
+    server.start_again().await;
+    second.await.unwrap().unwrap();
+    assert_eq!(server.executed("count"), 1);
+}
+
+/// A session that is being healed: its new upstream session is there, and what belongs to it is being set again.
+async fn healing(server: &Server, sessiond: &Sessiond) -> (Client, JoinHandle<Result<Value, RpcFailure>>) {
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    client.call("activate_project", json!({"project": "slow", "sleep_ms": 1000})).await.unwrap();
+    server.forget_sessions();
+    let call = {
+        let client = client.clone();
+        tokio::spawn(async move { client.call("count", json!({})).await })
+    };
+    server.until(|server| server.started("activate_project") == 2).await;
+    (client, call)
+}
+
+#[tokio::test]
+async fn a_session_deleted_while_it_is_healed_stays_deleted() {
+    let server = Server::start(Flavour::Python2).await;
+    let mut sessiond = in_front_of(&server, "").await;
+    let (client, call) = healing(&server, &sessiond).await;
+    assert_eq!(client.delete().await.unwrap(), 200);
+    assert_eq!(call.await.unwrap().unwrap_err().status, Some(404));
+    server.until(|server| server.executed("activate_project") == 2 && server.sessions() == 0).await;
+    assert!(!sessiond.log().iter().any(|line| line.contains("session healed")));
+    sessiond.stop().await;
+    assert_eq!(session_files(&sessiond), 0);
+    sessiond.start_again().await;
+    assert_eq!(client.call("count", json!({})).await.unwrap_err().status, Some(404));
+    assert_eq!((server.executed("count"), server.initializes()), (0, 2));
+}
+
+#[tokio::test]
+async fn a_session_evicted_while_it_is_healed_leaves_nothing_behind() {
+    let server = Server::start(Flavour::Python2).await;
+    let sessiond = in_front_of(&server, "sessions_per_subject = 1").await;
+    let (_client, call) = healing(&server, &sessiond).await;
+    let newcomer = Client::connect(&sessiond.url()).await.unwrap();
+    assert_eq!(call.await.unwrap().unwrap_err().status, Some(200));
+    server.until(|server| server.executed("activate_project") == 2 && server.sessions() == 1).await;
+    newcomer.call("echo", json!({})).await.unwrap();
+    assert_eq!((server.executed("count"), session_files(&sessiond)), (0, 1));
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_after_the_delete_does_not_bring_the_session_back() {
+    let server = Server::start(Flavour::Python2).await;
+    let sessiond = in_front_of(&server, "").await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    server.set(|switches| switches.hang = true);
+    let call = {
+        let client = client.clone();
+        tokio::spawn(async move { client.request("tools/list", json!({})).await })
+    };
+    server.until(|server| server.received("tools/list") == 1).await;
+    // So that the answer comes first.
+    server.next(1, Mishap::hang().on("DELETE"));
+    assert_eq!(client.delete().await.unwrap(), 200);
+    server.until(|server| server.mishaps_left() == 0).await;
+    server.set(|switches| switches.hang = false);
+    call.await.unwrap().unwrap();
+    assert_eq!(session_files(&sessiond), 0);
 }
 
 #[tokio::test]

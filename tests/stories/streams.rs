@@ -81,6 +81,28 @@ async fn a_get_stream_stays_open_across_a_restart_and_goes_on_by_itself() {
 }
 
 #[tokio::test]
+async fn a_get_stream_goes_on_when_the_server_was_only_out_of_reach_and_kept_the_session() {
+    let server = Server::start(Flavour::Python2).await;
+    let sessiond = in_front_of(&server, CHATTY).await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    let mut events = client.open_get().await.unwrap();
+    server.until(|server| server.streams() == 1).await;
+    server.set(|switches| switches.not_forwarded = true);
+    let call = {
+        let client = client.clone();
+        tokio::spawn(async move { client.call("count", json!({})).await })
+    };
+    // While it is healed, nobody reads the old stream.
+    server.until(|server| server.streams() == 0).await;
+    server.set(|switches| switches.not_forwarded = false);
+    call.await.unwrap().unwrap();
+    server.until(|server| server.streams() == 1).await;
+    assert_eq!(server.notify(&notification("still here")), 1);
+    assert_eq!(events.next_message().await.unwrap()["params"]["data"], "still here");
+    assert_eq!(server.initializes(), 1);
+}
+
+#[tokio::test]
 async fn last_event_id_is_answered_here_even_across_a_restart() {
     let server = Server::start(Flavour::Python2).await;
     let sessiond = in_front_of(&server, CHATTY).await;

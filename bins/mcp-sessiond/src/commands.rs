@@ -208,6 +208,7 @@ fn serve_http(serving: Serving) -> Done {
         if let Back::Exec(back) = &engine.back {
             back.shut_down().await;
         }
+        engine.store.settled().wait().await;
         log::info!(cut; "stopped");
         Ok(())
     })

@@ -86,7 +86,10 @@ pub async fn examine(
     }
     tell(Grade::Good, "reachability", "the server answers".into());
     let flavour = match verdict::judge(answer.status, &answer.headers, &answer.body) {
-        Verdict::Claimed(_) => (Grade::Good, "the server is asked once more before the session is healed"),
+        Verdict::Claimed(_) => (
+            Grade::Good,
+            "the server is asked before the session is healed, and only a call that does no harm is sent again",
+        ),
         Verdict::Lost(_) => (Grade::Good, "this is healed at once"),
         Verdict::Doubtful(_) => {
             (Grade::Good, "does not name the session, so the server is asked before the session is healed")

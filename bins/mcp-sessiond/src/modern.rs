@@ -21,6 +21,7 @@ use crate::mcp::{self, Envelope, Glance};
 use crate::session::collect::collect;
 use crate::session::engine::{Caller, Engine};
 use crate::session::headers::Letterhead;
+use crate::session::park::what_became;
 use crate::session::parking::Place;
 use crate::session::upstream::{InFlight, Upstream};
 use crate::session::{reply, resend};
@@ -143,10 +144,8 @@ impl Sending<'_> {
                 })?);
             }
             if Instant::now() + pause > deadline || self.engine.life.is_draining() {
-                return Err(reply::failed(
-                    &self.id,
-                    &format!("the server cannot be reached: {why}; this call did not run, try again"),
-                ));
+                let then = what_became(resends > 0);
+                return Err(reply::failed(&self.id, &format!("the server cannot be reached: {why}; {then}")));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LAST_PAUSE);

@@ -56,13 +56,25 @@ impl Flavour {
     }
 }
 
+impl Flavour {
+    /// Whether the server may have the session after all: one that was away, or whose neighbour answered for it, was not heard.
+    pub fn leaves_doubt(self) -> bool {
+        use Flavour::*;
+        match self {
+            Broken | Hang | Refused | ServerError | Unavailable => true,
+            BadRequest | Gone | NotFound | RpcError | Unauthorized => false,
+        }
+    }
+}
+
 /// What an answer means for the session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {
     /// The client's business.
     Answer,
     /// Says that the session is gone, by a status that the failure of a tool gets as well, which may have sessions of its own
-    /// (a browser's, a terminal's): a server that still knows ours meant that. Else the request did not run.
+    /// (a browser's, a terminal's): a server that still knows ours meant that. Else it is lost, and whether the request ran is
+    /// unknown: no server measured says so of what it did not run.
     Claimed(Flavour),
     /// May or may not be about the session: ask the server before believing it.
     Doubtful(Flavour),
@@ -99,8 +111,7 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
         500 | 502 | 504 if said => Verdict::Claimed(Flavour::ServerError),
         500 | 502 | 504 => Verdict::Doubtful(Flavour::ServerError),
         200 => match error {
-            Some(error) if names_initialization(&error.message) => Verdict::Lost(Flavour::RpcError),
-            // A tool may speak of sessions of its own: ask first.
+            // A tool may speak of sessions of its own, or of a language server's that is not initialized: ask first.
             Some(_) if said => Verdict::Doubtful(Flavour::RpcError),
             Some(error)
                 if error.code == i64::from(INVALID_PARAMS) || error.code == i64::from(INVALID_REQUEST) =>
@@ -208,7 +219,6 @@ mod tests {
             (404, String::new(), NotFound),
             (410, String::new(), Gone),
             (401, error(-32001, "Session expired"), Unauthorized),
-            (200, error(-32600, r#"method "tools/call" is invalid during session initialization"#), RpcError),
         ];
         for (status, body, flavour) in rows {
             assert_eq!(verdict(status, &body), Verdict::Lost(flavour), "{status} {body}");
@@ -239,6 +249,12 @@ mod tests {
             (200, error(-32602, "Invalid request parameters"), Flavour::RpcError),
             (200, error(-32600, "Invalid Request"), Flavour::RpcError),
             (200, error(-32000, "tmux session not found"), Flavour::RpcError),
+            (
+                200,
+                error(-32600, r#"method "tools/call" is invalid during session initialization"#),
+                Flavour::RpcError,
+            ),
+            (200, error(-32002, "Server not initialized"), Flavour::RpcError),
         ];
         for (status, body, flavour) in rows {
             assert_eq!(verdict(status, &body), Verdict::Doubtful(flavour), "{status} {body}");

@@ -87,6 +87,15 @@ impl Flavour {
         }
     }
 
+    /// A tool whose stale call succeeds: a 5xx is no proof that a call did not run, whatever it says of sessions, so after
+    /// one only what has no effect is sent again.
+    pub const fn stale_tool(self) -> &'static str {
+        match self {
+            Flavour::ServerError500 | Flavour::BadGateway502 | Flavour::Unavailable503 => "read",
+            _ => "count",
+        }
+    }
+
     /// Whether it is one of the Python SDKs: dead session ids on errors, CRLF framing.
     pub(crate) const fn is_python(self) -> bool {
         matches!(self, Flavour::Python1_12 | Flavour::Python1_30 | Flavour::Python2)

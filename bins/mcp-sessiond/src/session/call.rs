@@ -56,6 +56,8 @@ pub struct Call {
 pub struct Progress {
     resends: u32,
     doubted: bool,
+    /// Whether a try was lost that may have run; what is sent again after that does no harm.
+    pub(super) may_have_run: bool,
     pub(super) deadline: Option<Instant>,
     /// Whether the client has a stream for this call already, into which all that follows goes.
     pub in_stream: bool,
@@ -71,7 +73,8 @@ pub enum Outcome {
         flavour: Flavour,
         /// The answer.
         answer: Response<Body>,
-        /// Whether it is proven that the request did not run, should the session be lost.
+        /// Whether it is the server's own refusal, and so a proof that the request did not run, should the server say the
+        /// same when it is asked for the session. A 5xx is said of what ran as well.
         did_not_run: bool,
     },
     /// With a loss.
@@ -135,24 +138,38 @@ async fn settle(
     live: &Live,
     outcome: Outcome,
 ) -> Option<Response<Body>> {
-    let (flavour, did_not_run, answer) = match outcome {
+    let (flavour, did_not_run, answer, is_refusal) = match outcome {
         Outcome::Answer(answer) => return Some(answer),
-        Outcome::Lost { flavour, did_not_run } => (flavour, did_not_run, None),
+        Outcome::Lost { flavour, did_not_run } => (flavour, did_not_run, None, false),
         // Healed once for this request already: the same again is the answer.
         Outcome::Doubtful { answer, .. } if progress.doubted => return Some(answer),
-        Outcome::Doubtful { flavour, answer, did_not_run } => {
+        Outcome::Doubtful { flavour, answer, did_not_run: is_refusal } => {
             progress.doubted = true;
-            if heal::ask(engine, &call.session, live).await == Asked::Alive {
-                return Some(answer);
-            }
-            (flavour, did_not_run, Some(answer))
+            let (flavour, did_not_run) = match heal::ask(engine, &call.session, live).await {
+                // Silence is no loss: the server is busy, or it hangs, which probes find out.
+                Asked::Alive | Asked::Silent => return Some(answer),
+                // What runs nothing is refused in the same way: so was this. In another way: the session was lost since.
+                Asked::Lost(how) => (flavour, is_refusal && how == flavour),
+                Asked::Down(_) => (Flavour::Refused, false),
+                // What broke, broke after a server's own answer.
+                Asked::Unsure if is_refusal => (Flavour::Broken, false),
+                Asked::Unsure => (flavour, false),
+            };
+            (flavour, did_not_run, Some(answer), is_refusal)
         }
     };
     engine.lost(&call.session, live.generation, flavour);
-    if !did_not_run && !may_run_twice(engine, call, progress).await {
-        engine.metrics.lost_calls.inc();
-        log::warn!(session = call.session.key.short(), method = &*call.method, flavour = flavour.as_str(); "call lost, its effect is unknown");
-        return Some(reply::failed(&call.id, unknown_effect(flavour)));
+    if !did_not_run {
+        progress.may_have_run = true;
+        if !may_run_twice(engine, call, progress).await {
+            // The server has answered this call, whatever became of the session since.
+            if is_refusal {
+                return answer;
+            }
+            engine.metrics.lost_calls.inc();
+            log::warn!(session = call.session.key.short(), method = &*call.method, flavour = flavour.as_str(); "call lost, its effect is unknown");
+            return Some(reply::failed(&call.id, unknown_effect(flavour)));
+        }
     }
     // Waiting for a server that is down is bounded by time; being lost again and again by a count.
     if flavour != Flavour::Refused {
@@ -170,6 +187,9 @@ fn unknown_effect(flavour: Flavour) -> &'static str {
     match flavour {
         Flavour::Hang => {
             "the server stopped answering while this call ran; its effect is unknown, so it was not sent again"
+        }
+        Flavour::ServerError | Flavour::Unavailable => {
+            "the server lost this session while this call ran; its effect is unknown, so it was not sent again"
         }
         _ => "the server restarted while this call ran; its effect is unknown, so it was not sent again",
     }
@@ -304,9 +324,7 @@ async fn receive(
     let answer = || reply::error_answer(head.status, head.headers.clone(), body.clone(), &call.id);
     match verdict {
         Verdict::Answer => Outcome::Answer(answer()),
-        Verdict::Claimed(flavour) => Outcome::Doubtful { flavour, answer: answer(), did_not_run: true },
-        Verdict::Doubtful(flavour) => {
-            // A refusal did not run; what an intermediary swallowed may have.
+        Verdict::Claimed(flavour) | Verdict::Doubtful(flavour) => {
             let did_not_run = matches!(flavour, Flavour::BadRequest | Flavour::RpcError);
             Outcome::Doubtful { flavour, answer: answer(), did_not_run }
         }

@@ -331,9 +331,10 @@ impl Engine {
         self.apply(session, Event::Lost(generation), flavour);
     }
 
-    /// Feeds a session's state machine and does what it says.
-    pub fn apply(self: &Arc<Self>, session: &Arc<Session>, event: Event, flavour: Flavour) {
-        match session.on(event) {
+    /// Feeds a session's state machine and does what it says; whether there was something to do.
+    pub fn apply(self: &Arc<Self>, session: &Arc<Session>, event: Event, flavour: Flavour) -> bool {
+        let action = session.on(event);
+        match action {
             Some(Action::Heal) => {
                 let generation = session.lock().memory.generation;
                 heal::start(self, session, generation, flavour);
@@ -341,5 +342,6 @@ impl Engine {
             // Those who wait look for themselves: `on` has rung.
             Some(Action::ReleaseParked | Action::FailParked | Action::TearDown { .. }) | None => {}
         }
+        action.is_some()
     }
 }

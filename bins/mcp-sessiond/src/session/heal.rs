@@ -11,22 +11,26 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use mcp_daemon::body::Body;
 use mcp_daemon::client::SendError;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::call::Call;
 use super::engine::Engine;
+use super::fresh::Fresh;
 use super::memory::{self, Tools};
 use super::state::{Death, Event, Generation};
 use super::talk::{self, TalkError};
 use super::upstream::InFlight;
-use super::{Live, Session, listen, reply};
+use super::{Live, Session, listen, replay, reply};
 use crate::sse;
 use crate::verdict::Flavour;
 
 /// Pauses between attempts while the server is down: this, doubled each time, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LAST_PAUSE: Duration = Duration::from_millis(250);
+/// The same after the server has refused: a neighbour that is starting, or a credential that is being exchanged, needs
+/// seconds. With the default of `heal.attempts` these are 7.5 s in all.
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+const LAST_REFUSED_PAUSE: Duration = Duration::from_secs(4);
 /// How long a server that was silent, and has answered since, may take to say that it still has the session.
 const SECOND_THOUGHT: Duration = Duration::from_secs(2);
 /// Pages of `tools/list` that are read.
@@ -39,9 +43,9 @@ pub enum Asked {
     Alive,
     /// Nobody could be asked, for this reason.
     Down(String),
-    /// It does not.
-    Lost,
-    /// It took the question and said nothing.
+    /// It does not, and says so in this way.
+    Lost(Flavour),
+    /// It took the question and said nothing, or, as with 401, 403 and 429, nothing of the session.
     Silent,
     /// Somebody answered who could not ask it, or the answer broke off.
     Unsure,
@@ -69,19 +73,24 @@ async fn abandoned(engine: &Engine, session: &Session) {
 async fn heal(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, flavour: Flavour) {
     let began = Instant::now();
     let bounds = engine.config().heal.clone();
-    let (mut attempts, mut refusals, mut pause) = (0u32, 0, FIRST_PAUSE);
+    let (mut attempts, mut refusals) = (0u32, 0);
+    let (mut pause, mut refused_pause) = (FIRST_PAUSE, REFUSED_PAUSE);
     let why = loop {
         if session.death().is_some() {
             return;
         }
         attempts += 1;
         let error = match attempt(engine, session, lost, flavour).await {
-            Ok(event) => {
+            Ok((event, found)) => {
+                if !engine.apply(session, event, flavour) {
+                    log::debug!(session = session.key.short(); "session ended while it was healed");
+                    return;
+                }
+                found.keep();
                 let took_ms = began.elapsed().as_millis() as u64;
                 engine.metrics.healed(flavour, began.elapsed());
                 let outcome = if event == Event::Kept { "kept" } else { "renewed" };
                 log::info!(session = session.key.short(), route = session.upstream.name(), flavour = flavour.as_str(), outcome, attempts, took_ms; "session healed");
-                engine.apply(session, event, flavour);
                 listen::ensure(engine, session);
                 tell_changed_roots(engine, session).await;
                 if event == Event::Healed {
@@ -101,76 +110,80 @@ async fn heal(engine: &Arc<Engine>, session: &Arc<Session>, lost: Generation, fl
                 return;
             }
             TalkError::Unreachable(_) | TalkError::Unable(_) => {}
-            TalkError::Lost(_) | TalkError::Refused(_) | TalkError::Rpc { .. } => {
+            TalkError::Lost { .. } | TalkError::Refused { .. } | TalkError::Rpc { .. } => {
                 refusals += 1;
                 if refusals >= bounds.attempts.get() {
                     break error;
                 }
             }
         }
-        if began.elapsed() + pause > bounds.timeout.duration() {
+        let (wait, last) = match error.is_refusal() {
+            true => (&mut refused_pause, LAST_REFUSED_PAUSE),
+            false => (&mut pause, LAST_PAUSE),
+        };
+        if began.elapsed() + *wait > bounds.timeout.duration() {
             break error;
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LAST_PAUSE);
+        tokio::time::sleep(*wait).await;
+        *wait = (*wait * 2).min(last);
     };
     engine.metrics.failed_heals.inc();
     log::warn!(session = session.key.short(), route = session.upstream.name(), attempts, error:% = why; "session not healed, the next request tries again");
-    session.lock().failures += 1;
+    {
+        let mut inner = session.lock();
+        inner.failures += 1;
+        inner.is_refused = why.is_refusal();
+    }
     engine.apply(session, Event::GaveUp, flavour);
 }
 
+/// Finds the old upstream session again, or makes a new one as complete as it was.
 async fn attempt(
     engine: &Arc<Engine>,
     session: &Arc<Session>,
     lost: Generation,
     flavour: Flavour,
-) -> Result<Event, TalkError> {
-    // An explicit "no such session" needs no second question; a server that was only away may still have it.
-    let may_have_it = matches!(flavour, Flavour::Refused | Flavour::Broken | Flavour::Hang);
+) -> Result<(Event, Fresh), TalkError> {
     let old = session.way(lost);
-    let asked = match may_have_it && old.id.is_some() {
+    let asked = match flavour.leaves_doubt() && old.id.is_some() {
         true => ask(engine, session, &old).await,
-        false => Asked::Lost,
+        false => Asked::Lost(flavour),
     };
-    let was_silent = asked == Asked::Silent;
-    match asked {
-        Asked::Alive => return Ok(Event::Kept),
+    let is_lost = match asked {
+        Asked::Alive => return Ok((Event::Kept, Fresh::new(engine, session, old))),
         Asked::Down(why) => return Err(TalkError::Unreachable(why)),
+        Asked::Lost(_) => true,
         // A gateway's error to a stale id says little, and silence may be a server's way to say "lost": what is said to
         // `initialize` decides.
-        Asked::Lost | Asked::Silent | Asked::Unsure => {}
-    }
+        Asked::Silent | Asked::Unsure => false,
+    };
     let bounds = engine.config().heal.clone();
     let shaken = tokio::time::timeout(bounds.attempt_timeout.duration(), shake_hands(engine, session, lost));
-    let live = shaken.await.unwrap_or_else(|_elapsed| {
+    let fresh = shaken.await.unwrap_or_else(|_elapsed| {
         Err(TalkError::Unable("no answer to initialize within heal.attempt_timeout".into()))
     })?;
-    if was_silent
+    if !is_lost
         && let Ok(Asked::Alive) = tokio::time::timeout(SECOND_THOUGHT, ask(engine, session, &old)).await
     {
-        // It was frozen, and has thawed: it still has the old one.
-        engine.close_upstream(session, &live);
-        return Ok(Event::Kept);
+        // It was frozen or out of reach, and still has the old one: the new one is closed.
+        return Ok((Event::Kept, Fresh::new(engine, session, old)));
     }
     // Not part of the bound above: activating a project may take as long as a language server does.
-    match tokio::time::timeout(bounds.timeout.duration(), replay(engine, session, &live)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            engine.close_upstream(session, &live);
-            return Err(error);
-        }
+    match tokio::time::timeout(bounds.timeout.duration(), replay::replay(engine, session, fresh.live())).await
+    {
+        Ok(replayed) => replayed?,
         Err(_elapsed) => {
             log::warn!(session = session.key.short(); "state not restored within heal.timeout, going on without");
         }
     }
     let saved = {
         let mut inner = session.lock();
+        let live = fresh.live();
         inner.renew(live.id.clone(), live.generation);
-        engine.store.save(&session.key, &inner.memory)
+        inner.save(&engine.store, &session.key)
     };
     saved.wait().await;
-    Ok(Event::Healed)
+    Ok((Event::Healed, fresh))
 }
 
 /// Asks the upstream for the session itself. Not by `ping`: the specification lets that pass on a session that never saw
@@ -180,8 +193,12 @@ pub async fn ask(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) -> A
     match tokio::time::timeout(timeout, talk::request(engine, session, live, "tools/list", None)).await {
         Ok(Ok(_)) | Ok(Err(TalkError::Rpc { doubtful: false, .. })) => Asked::Alive,
         Ok(Err(TalkError::Unreachable(why))) => Asked::Down(why),
-        Ok(Err(TalkError::Unable(_))) => Asked::Unsure,
-        Ok(Err(_)) => Asked::Lost,
+        Ok(Err(TalkError::Rpc { doubtful: true, .. })) => Asked::Lost(Flavour::RpcError),
+        Ok(Err(TalkError::Lost { flavour, .. } | TalkError::Refused { doubtful: Some(flavour), .. })) => {
+            Asked::Lost(flavour)
+        }
+        Ok(Err(TalkError::OtherVersion(_) | TalkError::Unable(_))) => Asked::Unsure,
+        Ok(Err(TalkError::Refused { doubtful: None, .. })) => Asked::Silent,
         Err(_elapsed) => Asked::Silent,
     }
 }
@@ -191,13 +208,15 @@ async fn shake_hands(
     engine: &Arc<Engine>,
     session: &Arc<Session>,
     lost: Generation,
-) -> Result<Live, TalkError> {
+) -> Result<Fresh, TalkError> {
     let (params, version) = {
         let inner = session.lock();
         (memory::offer(&inner.memory.params, &inner.memory.version), inner.memory.version.clone())
     };
     let nobody = Live { generation: lost, id: None, version: session.way(lost).version };
     let (result, id) = talk::initialize(engine, session, &nobody, &params).await?;
+    let live = Live { generation: lost + 1, id, version: nobody.version };
+    let fresh = Fresh::new(engine, session, live);
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Initialized {
@@ -208,75 +227,9 @@ async fn shake_hands(
         let agreed = agreed.as_deref().unwrap_or("nothing");
         return Err(TalkError::OtherVersion(format!("it speaks {agreed} instead of {version}")));
     }
-    let live = Live { generation: lost + 1, id, version: nobody.version };
     // Its acknowledgement must be awaited: Python mcp 1.12 refuses everything before it.
-    talk::notify(engine, session, &live, "notifications/initialized").await?;
-    Ok(live)
-}
-
-/// Sets again what was set. What the server itself refuses is told of in the log, and the session goes on without; what
-/// did not reach it fails the attempt.
-async fn replay(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) -> Result<(), TalkError> {
-    let (level, subscriptions, private) = {
-        let inner = session.lock();
-        let memory = &inner.memory;
-        (memory.level.clone(), memory.subscriptions.clone(), memory.replay.clone())
-    };
-    let mut calls: Vec<(&'static str, Box<RawValue>)> = Vec::new();
-    calls.extend(level.map(|level| ("logging/setLevel", level)));
-    for uri in subscriptions {
-        calls.extend(
-            serde_json::value::to_raw_value(&serde_json::json!({ "uri": uri }))
-                .ok()
-                .map(|params| ("resources/subscribe", params)),
-        );
-    }
-    if engine.back.is_private() {
-        calls.extend(private.into_values().map(|params| ("tools/call", params)));
-    }
-    run_all(engine, session, live, calls).await?;
-    if engine.back.is_private() { Ok(()) } else { replay_shared(engine, session, live).await }
-}
-
-/// Replays what belongs to the server process: once per loss, though each of its sessions heals for itself.
-async fn replay_shared(engine: &Arc<Engine>, session: &Arc<Session>, live: &Live) -> Result<(), TalkError> {
-    let calls: Vec<_> =
-        session.upstream.replay().into_values().map(|params| ("tools/call", params)).collect();
-    if calls.is_empty() {
-        return Ok(());
-    }
-    let mut replayed = session.upstream.replayed.lock().await;
-    // The session of another healer vouches for the process that it replayed to: no clock could.
-    if let Some(witness) = replayed.as_ref().filter(|witness| witness.id.is_some())
-        && ask(engine, session, witness).await == Asked::Alive
-    {
-        // Whoever came last is likely to stay longest.
-        *replayed = Some(live.clone());
-        return Ok(());
-    }
-    run_all(engine, session, live, calls).await?;
-    *replayed = Some(live.clone());
-    Ok(())
-}
-
-async fn run_all(
-    engine: &Arc<Engine>,
-    session: &Arc<Session>,
-    live: &Live,
-    calls: Vec<(&'static str, Box<RawValue>)>,
-) -> Result<(), TalkError> {
-    for (method, params) in calls {
-        match talk::request(engine, session, live, method, Some(&params)).await {
-            Ok(_) => {}
-            Err(error @ (TalkError::Unreachable(_) | TalkError::Unable(_) | TalkError::Lost(_))) => {
-                return Err(error);
-            }
-            Err(error) => {
-                log::warn!(session = session.key.short(), method, error:% = error; "state not restored, the server refuses it");
-            }
-        }
-    }
-    Ok(())
+    talk::notify(engine, session, fresh.live(), "notifications/initialized").await?;
+    Ok(fresh)
 }
 
 /// Passes on a client's `roots/list_changed` that came while nobody could take it.

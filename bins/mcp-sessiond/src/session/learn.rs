@@ -55,7 +55,7 @@ pub fn learn(engine: &Engine, call: &Call, message: &[u8]) -> Option<Saved> {
             return call.session.upstream.learn(&call.tool()?, params?, engine);
         }
     }
-    Some(engine.store.save(&call.session.key, memory))
+    Some(inner.save(&engine.store, &call.session.key))
 }
 
 fn uri_of(params: &RawValue) -> Option<Box<str>> {
@@ -66,7 +66,8 @@ fn uri_of(params: &RawValue) -> Option<Box<str>> {
     serde_json::from_str::<Params>(params.get()).ok().map(|params| params.uri)
 }
 
-fn failed_tool(result: &RawValue) -> bool {
+/// Whether a tool says that it failed, in a result that is a success as far as JSON-RPC goes.
+pub fn failed_tool(result: &RawValue) -> bool {
     #[derive(serde::Deserialize)]
     struct ToolResult {
         #[serde(default, rename = "isError")]

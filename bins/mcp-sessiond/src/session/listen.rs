@@ -40,6 +40,11 @@ pub enum Listener {
 }
 
 impl Listener {
+    /// Whether a task reads it.
+    pub fn is_running(self) -> bool {
+        matches!(self, Listener::Running(_))
+    }
+
     /// Whether the next message of the client is to open the stream again.
     pub fn is_parked(self) -> bool {
         self == Listener::Parked
@@ -89,10 +94,11 @@ async fn listen(engine: &Arc<Engine>, session: &Arc<Session>, generation: Genera
         };
         short = if began.elapsed() > REOPEN { 0 } else { short + 1 };
         match end {
-            End::Over => break None,
-            End::Idle => break Some(Listener::Parked),
-            End::Unsupported => break Some(Listener::Unsupported(generation)),
-            End::Again if short > SHORT_STREAMS => break Some(Listener::Unsupported(generation)),
+            // Should the server have kept the session after all, this generation is read again.
+            End::Over => break Listener::Idle,
+            End::Idle => break Listener::Parked,
+            End::Unsupported => break Listener::Unsupported(generation),
+            End::Again if short > SHORT_STREAMS => break Listener::Unsupported(generation),
             End::Again => tokio::time::sleep(REOPEN).await,
             End::Lost(flavour) => {
                 log::debug!(session = session.key.short(), flavour = flavour.as_str(); "upstream's stream was cut");
@@ -106,9 +112,7 @@ async fn listen(engine: &Arc<Engine>, session: &Arc<Session>, generation: Genera
             }
         }
     };
-    if let Some(then) = then {
-        session.set_listener(generation, then);
-    }
+    session.set_listener(generation, then);
 }
 
 /// Opens the stream and reads it to its end.

@@ -6,6 +6,7 @@
 pub mod call;
 pub mod collect;
 pub mod engine;
+pub mod fresh;
 pub mod headers;
 pub mod heal;
 pub mod learn;
@@ -15,6 +16,7 @@ pub mod messages;
 pub mod open;
 pub mod park;
 pub mod parking;
+pub mod replay;
 pub mod reply;
 pub mod resend;
 pub mod state;
@@ -37,6 +39,7 @@ use tokio::time::Instant;
 use self::headers::Letterhead;
 use self::memory::Memory;
 use self::state::{Action, Death, Event, Generation, State};
+use self::store::{Saved, Store};
 use self::upstream::Upstream;
 use crate::config;
 use crate::streams::{Ring, StreamId};
@@ -126,6 +129,8 @@ pub struct Inner {
     saved: Instant,
     /// Heals that failed, so that a parked request can tell the one it waited for.
     failures: u64,
+    /// Whether the newest of them failed because the server refused it.
+    is_refused: bool,
     /// A client's `roots/list_changed` that came while nobody could take it.
     roots_changed: bool,
     streams: Option<Box<Streams>>,
@@ -169,6 +174,7 @@ impl Session {
             letterhead: None,
             saved: Instant::now(),
             failures: 0,
+            is_refused: false,
             roots_changed: false,
             streams: None,
             memory,
@@ -290,6 +296,14 @@ impl Inner {
     /// The kept headers.
     fn letterhead(&self) -> Letterhead {
         self.letterhead.as_deref().cloned().unwrap_or_default()
+    }
+
+    /// Writes down what is remembered; nothing once the session is over, whose file must not come back.
+    fn save(&self, store: &Store, key: &Key) -> Saved {
+        match self.state {
+            State::Dead(_) => Saved::already(),
+            _ => store.save(key, &self.memory),
+        }
     }
 
     fn streams(&mut self) -> &mut Streams {

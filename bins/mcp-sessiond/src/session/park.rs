@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::call::{Call, Progress};
 use super::engine::Engine;
-use super::state::{Event, State};
+use super::state::{Death, Event, State};
 use super::{Live, Session, reply};
 use crate::mcp::Envelope;
 use crate::verdict::Flavour;
@@ -33,14 +33,16 @@ pub async fn park(
     let deadline =
         *progress.deadline.get_or_insert_with(|| Instant::now() + config.limits.parked_time.duration());
     let failures = session.lock().failures;
+    let then = what_became(progress.may_have_run);
+    let failed = |why: &str| reply::failed(&call.id, &format!("{why}; {then}"));
     let mut leaving = None;
     loop {
         let changed = session.changed.notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
-        let (state, gave_up) = {
+        let (state, gave_up, is_refused) = {
             let inner = session.lock();
-            (inner.state, inner.failures > failures)
+            (inner.state, inner.failures > failures, inner.is_refused)
         };
         match state {
             State::Live(_) => {
@@ -48,29 +50,39 @@ pub async fn park(
                     return Ok(live);
                 }
             }
-            State::Dead(_) => return Err(reply::not_found()),
-            // Why is in the log, and nothing for a client.
-            State::Dormant(_) if gave_up => {
-                return Err(reply::failed(
-                    &call.id,
-                    "the server cannot be reached; this call did not run, try again",
-                ));
+            // Its id is not over: who comes back with it is taken over.
+            State::Dead(Death::Expired) => {
+                return Err(failed("this session was closed to make room for others"));
             }
-            State::Dormant(_) => engine.apply(session, Event::Wanted, Flavour::Refused),
+            State::Dead(Death::Deleted | Death::Refused) => return Err(reply::not_found()),
+            // Why is in the log, and nothing for a client.
+            State::Dormant(_) if gave_up && is_refused => {
+                return Err(failed("the server refuses to open this session again"));
+            }
+            State::Dormant(_) if gave_up => return Err(failed("the server cannot be reached")),
+            State::Dormant(_) => drop(engine.apply(session, Event::Wanted, Flavour::Refused)),
             State::Healing(_) => {}
         }
         tokio::select! {
             () = &mut changed => {}
-            () = parked.cancelled.notified() => return Err(reply::failed(&call.id, "cancelled before it was sent")),
+            () = parked.cancelled.notified() => return Err(reply::failed(&call.id, "cancelled while it waited for the server")),
             () = tokio::time::sleep_until(leaving.unwrap_or(deadline)) => {
                 let waited = if leaving.is_some() { "mcp-sessiond is stopping" } else { "limits.parked_time is reached" };
-                return Err(reply::failed(&call.id, &format!("the server is still away and {waited}; this call did not run, try again")));
+                return Err(failed(&format!("the server is still away and {waited}")));
             }
             // Half of the grace is for the server to come back, the rest for the answer.
             () = engine.life.draining(), if leaving.is_none() => {
                 leaving = Some(deadline.min(Instant::now() + config.grace.duration() / 2));
             }
         }
+    }
+}
+
+/// What became of a call that waited in vain; one that was lost while it ran waits only if running twice does no harm.
+pub fn what_became(may_have_run: bool) -> &'static str {
+    match may_have_run {
+        true => "this call may have run, which does no harm twice; try again",
+        false => "this call did not run, try again",
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A file that cannot be read is set aside with a warning, never deleted: it is somebody's session.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -26,9 +27,15 @@ struct Disk {
 
 #[derive(Debug)]
 struct Write {
+    file: Option<File>,
+    done: oneshot::Sender<io::Result<()>>,
+}
+
+/// A file and what is to be in it; none: it is to be gone.
+#[derive(Debug)]
+struct File {
     name: String,
     content: Option<Vec<u8>>,
-    done: oneshot::Sender<io::Result<()>>,
 }
 
 /// Why the store cannot be used.
@@ -96,7 +103,8 @@ impl Store {
             .stack_size(128 << 10)
             .spawn(move || {
                 for write in queue {
-                    let result = apply(&target, &write.name, write.content.as_deref());
+                    let file = write.file.as_ref();
+                    let result = file.map_or(Ok(()), |file| apply(&target, file));
                     let _ = write.done.send(result);
                 }
             })
@@ -125,10 +133,19 @@ impl Store {
         let _later = self.write(format!("{key}.deleted"), || None);
     }
 
+    /// All that was written so far, also what nobody waits for: a process that ends before is ended with its last writes.
+    pub fn settled(&self) -> Saved {
+        self.queue(|| None)
+    }
+
     fn write(&self, name: String, content: impl FnOnce() -> Option<Vec<u8>>) -> Saved {
+        self.queue(|| Some(File { name, content: content() }))
+    }
+
+    fn queue(&self, file: impl FnOnce() -> Option<File>) -> Saved {
         let Some(disk) = &self.disk else { return Saved(None) };
         let (done, saved) = oneshot::channel();
-        let sent = disk.writes.send(Write { name, content: content(), done });
+        let sent = disk.writes.send(Write { file: file(), done });
         Saved(sent.is_ok().then_some(saved))
     }
 }
@@ -138,9 +155,9 @@ fn create_private(directory: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
-fn apply(directory: &Path, name: &str, content: Option<&[u8]>) -> io::Result<()> {
-    let path = directory.join(name);
-    match content {
+fn apply(directory: &Path, file: &File) -> io::Result<()> {
+    let path = directory.join(&file.name);
+    match &file.content {
         Some(content) => files::write_atomic(&path, content),
         None => match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -176,6 +193,11 @@ fn read(directory: &Path) -> io::Result<Found> {
     }
     deleted.sort_unstable_by_key(|(written, _)| *written);
     found.deleted = deleted.into_iter().map(|(_, key)| key).collect();
+    // Deleted is for ever, whatever else an earlier life has left of it.
+    let over: HashSet<Key> = found.deleted.iter().copied().collect();
+    for (key, ..) in found.sessions.extract_if(.., |(key, ..)| over.contains(key)) {
+        std::fs::remove_file(directory.join(format!("{key}.json")))?;
+    }
     Ok(found)
 }
 
@@ -232,6 +254,31 @@ mod tests {
         assert_eq!(found.sessions.len(), 1);
         assert_eq!((found.sessions[0].0, &*found.sessions[0].1.id), (kept, "kept"));
         assert_eq!(found.deleted, [gone]);
+    }
+
+    #[tokio::test]
+    async fn what_was_deleted_stays_deleted_whatever_file_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(directory.path()).unwrap();
+        let key = Key::new("", "gone");
+        store.remove(&key, true).wait().await;
+        store.save(&key, &memory("gone")).wait().await;
+        drop(store);
+        let (_store, found) = Store::open(directory.path()).unwrap();
+        assert_eq!((found.sessions.len(), found.deleted), (0, vec![key]));
+        assert!(!directory.path().join(format!("{key}.json")).exists());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_written_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(directory.path()).unwrap();
+        let keys: Vec<Key> = (0..100).map(|number| Key::new("", &number.to_string())).collect();
+        for key in &keys {
+            let _written_later = store.remove(key, true);
+        }
+        store.settled().wait().await;
+        assert!(keys.iter().all(|key| directory.path().join(format!("{key}.deleted")).exists()));
     }
 
     #[tokio::test]

@@ -38,7 +38,8 @@ impl Engine {
         self.sessions().iter().any(|session| session.lock().memory.upstream.as_deref() == Some(id))
     }
 
-    /// Adds a session, unless there is one of that key already: then that one. The one idle longest makes room.
+    /// Adds a session, unless there is one of that key already: then that one. The one idle longest makes room; one at work
+    /// only if all are.
     pub fn insert(self: &Arc<Self>, session: Arc<Session>) -> Arc<Session> {
         let config = self.config();
         let id: Box<str> = session.lock().memory.id.clone();
@@ -72,8 +73,8 @@ impl Engine {
         let Some(Action::TearDown { upstream_lives }) = session.on(Event::Died(death)) else {
             return Saved::already();
         };
+        let id: Box<str> = session.lock().memory.id.clone();
         {
-            let id: Box<str> = session.lock().memory.id.clone();
             let mut sessions = self.sessions.write().expect("no panic while locked");
             if let Some(of_subject) = sessions.table.get_mut(&session.subject) {
                 let removed = of_subject.remove(&id).is_some();
@@ -83,11 +84,13 @@ impl Engine {
                 sessions.count -= usize::from(removed);
             }
         }
-        let deleted = death == Death::Deleted;
-        if deleted {
+        // A session that cannot go on with this server is over as well: adopted, its id would lead to the same refusal. A
+        // hidden one is made anew with its next request.
+        let is_over = death != Death::Expired && !id.is_empty();
+        if is_over {
             self.remember_deleted(session.key);
         }
-        let saved = self.store.remove(&session.key, deleted);
+        let saved = self.store.remove(&session.key, is_over);
         session.end_streams();
         if let Some(live) = upstream.filter(|_| upstream_lives) {
             self.close_upstream(session, &live);
@@ -136,13 +139,13 @@ impl Engine {
                 () = self.life.draining() => return,
             }
             for session in self.sessions() {
-                // Two: the table's and this loop's.
-                let in_use = session.is_listening() || Arc::strong_count(&session) > 2;
+                // The table's and this loop's.
+                let in_use = session.is_listening() || is_at_work(&session, 2);
                 let mut inner = session.lock();
                 if inner.used.saturating_duration_since(inner.saved) > idle / 10 {
                     // A file's time is all that a restart knows of its use.
                     inner.saved = Instant::now();
-                    let _written_later = self.store.save(&session.key, &inner.memory);
+                    let _written_later = inner.save(&self.store, &session.key);
                 }
                 let expired = !in_use && inner.used.elapsed() > idle;
                 drop(inner);
@@ -161,9 +164,16 @@ impl Sessions {
     }
 }
 
-/// Prefers sessions whose client does not even listen.
+/// Spares sessions at work, and prefers those whose client does not even listen.
 fn idle_longest<'a>(candidates: impl Iterator<Item = &'a Arc<Session>>) -> Option<Arc<Session>> {
-    candidates.min_by_key(|session| (session.is_listening(), session.lock().used)).cloned()
+    let key = |session: &&Arc<Session>| (is_at_work(session, 1), session.is_listening(), session.lock().used);
+    candidates.min_by_key(key).cloned()
+}
+
+/// Whether a call or a heal of the session is under way: each holds it, besides `idle` others and the reader of its stream.
+fn is_at_work(session: &Arc<Session>, idle: usize) -> bool {
+    let reader = session.lock().streams.as_ref().is_some_and(|streams| streams.listener.is_running());
+    Arc::strong_count(session) > idle + usize::from(reader)
 }
 
 impl Session {

@@ -16,7 +16,7 @@ use super::engine::Engine;
 use super::{Live, Session, reply};
 use crate::mcp::{self, Envelope, Kind};
 use crate::sse::{self, Splitter};
-use crate::verdict::{self, Verdict};
+use crate::verdict::{self, Flavour, Verdict};
 
 /// Largest answer to a request of our own.
 const MAX_ANSWER: usize = 16 << 20;
@@ -25,14 +25,24 @@ const MAX_ANSWER: usize = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum TalkError {
     /// The server does not know the session.
-    #[error("{0}")]
-    Lost(String),
+    #[error("{what}")]
+    Lost {
+        /// What was asked, and the status.
+        what: String,
+        /// How the loss shows.
+        flavour: Flavour,
+    },
     /// The server agrees to another version than before.
     #[error("{0}")]
     OtherVersion(String),
     /// The server refuses by its status.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{what}")]
+    Refused {
+        /// What was asked, and the status, or what is wrong with the answer.
+        what: String,
+        /// How a loss would show, if this may be about the session.
+        doubtful: Option<Flavour>,
+    },
     /// The server refuses with a JSON-RPC error.
     #[error("the server answered {method} with error {code}: {message}")]
     Rpc {
@@ -53,6 +63,13 @@ pub enum TalkError {
     Unreachable(String),
 }
 
+impl TalkError {
+    /// Whether the server, or somebody before it, will not; asked at once again, it says the same.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, TalkError::Refused { .. } | TalkError::Rpc { .. })
+    }
+}
+
 /// A request; its result, unread.
 pub async fn request(
     engine: &Arc<Engine>,
@@ -64,15 +81,19 @@ pub async fn request(
     Ok(watched(engine, session, exchange(engine, session, live, method, params)).await?.0)
 }
 
-/// `initialize`; its result, and the id of the session that it made.
+/// `initialize`; its result, and the id of the session that it made. Who has no session yet cannot have lost it: a 404 comes
+/// from somebody in between whose server is away, and is waited for like a 5xx.
 pub async fn initialize(
     engine: &Arc<Engine>,
     session: &Arc<Session>,
     nobody: &Live,
     params: &RawValue,
 ) -> Result<(Box<RawValue>, Option<HeaderValue>), TalkError> {
-    let (result, headers) =
-        watched(engine, session, exchange(engine, session, nobody, "initialize", Some(params))).await?;
+    let said = watched(engine, session, exchange(engine, session, nobody, "initialize", Some(params))).await;
+    let (result, headers) = said.map_err(|error| match error {
+        TalkError::Lost { what, .. } => TalkError::Unable(what),
+        other => other,
+    })?;
     Ok((result, headers.get(mcp::SESSION).cloned()))
 }
 
@@ -130,7 +151,8 @@ async fn exchange(
     if !head.status.is_success() {
         return Err(refusal(method, head.status, &head.headers, &message));
     }
-    let envelope = Envelope::parse(&message).map_err(|error| TalkError::Refused(error.to_string()))?;
+    let envelope = Envelope::parse(&message)
+        .map_err(|error| TalkError::Refused { what: error.to_string(), doubtful: None })?;
     if let Some(result) = envelope.result {
         return Ok((result.to_owned(), head.headers));
     }
@@ -145,10 +167,11 @@ async fn exchange(
 fn refusal(method: &'static str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> TalkError {
     let what = format!("the server answered {method} with {status}");
     match verdict::judge(status, headers, body) {
-        Verdict::Claimed(_) | Verdict::Lost(_) => TalkError::Lost(what),
+        Verdict::Claimed(flavour) | Verdict::Lost(flavour) => TalkError::Lost { what, flavour },
         Verdict::NotForwarded => TalkError::Unreachable(what),
         Verdict::Answer | Verdict::Doubtful(_) if status.is_server_error() => TalkError::Unable(what),
-        Verdict::Answer | Verdict::Doubtful(_) => TalkError::Refused(what),
+        Verdict::Doubtful(flavour) => TalkError::Refused { what, doubtful: Some(flavour) },
+        Verdict::Answer => TalkError::Refused { what, doubtful: None },
     }
 }
 
