@@ -21,7 +21,7 @@ use super::state::{Action, Death, Event, Generation, State};
 use super::store::{Found, Store};
 use super::table::Sessions;
 use super::upstream::Upstream;
-use super::{Key, Session, heal, listen, messages, open, reply};
+use super::{Key, Session, heal, hidden, listen, messages, open, reply};
 use crate::back::Back;
 use crate::config::{Config, SessionFrom, UnknownIds};
 use crate::mcp::{self, Envelope, Kind};
@@ -228,7 +228,15 @@ impl Engine {
                 }
                 None => return open::without_id(id),
             };
+            let is_hidden = session_id.is_none();
             match kind {
+                Kind::Request if is_hidden => {
+                    let called = hidden::call(self, session, &envelope, &body, letterhead, takes_stream);
+                    return Box::pin(called).await;
+                }
+                Kind::Notification if is_hidden && envelope.method() == "notifications/cancelled" => {
+                    return Box::pin(hidden::cancel(self, &session, &envelope, &body, &letterhead)).await;
+                }
                 Kind::Request => (id.into(), envelope.method().into(), takes_stream, session, letterhead),
                 Kind::Notification => {
                     return Box::pin(messages::notify(self, &session, &envelope, body.clone(), &letterhead))

@@ -8,6 +8,7 @@ pub mod collect;
 pub mod engine;
 pub mod headers;
 pub mod heal;
+pub mod hidden;
 pub mod learn;
 pub mod listen;
 pub mod memory;
@@ -144,6 +145,8 @@ struct Streams {
     asked: u64,
     /// Parked requests by their raw id, to be found by `notifications/cancelled`.
     parked: Vec<(Box<str>, Arc<Notify>)>,
+    /// Of a hidden session: our id of each request under way -> its client's, both raw.
+    exchanged: HashMap<Box<str>, Box<str>>,
 }
 
 /// A way to the upstream session, as of now.
