@@ -3,6 +3,7 @@
 //! `engine` finds the session of a request; `open` makes one, `call` carries requests, `heal` mends, `listen` reads what
 //! the server says unasked.
 
+mod answers;
 pub mod call;
 pub mod collect;
 pub mod engine;
@@ -224,18 +225,18 @@ impl Session {
     }
 
     /// The stream of that name, if it is still kept.
-    fn find_stream(&self, id: StreamId) -> Option<Arc<Ring>> {
+    fn find_stream(&self, id: StreamId, bounds: &config::Stream) -> Option<Arc<Ring>> {
         let inner = self.lock();
         let streams = inner.streams.as_deref()?;
-        streams.unasked.iter().chain(&streams.answers).find(|ring| ring.id() == id).cloned()
+        let found = streams.unasked.iter().chain(&streams.answers).find(|ring| ring.id() == id);
+        found.filter(|ring| !ring.is_over(bounds)).cloned()
     }
 
     /// Keeps the stream of a call for a client that comes back; bounded by [`KEPT_ANSWERS`] and `stream.keep_answer`.
     fn keep_answer(&self, ring: &Arc<Ring>, bounds: &config::Stream) {
         let mut inner = self.lock();
         let answers = &mut inner.streams().answers;
-        answers
-            .retain(|kept| kept.ended().is_none_or(|ended| ended.elapsed() < bounds.keep_answer.duration()));
+        answers.retain(|kept| !kept.is_over(bounds));
         answers.push_back(ring.clone());
         while answers.len() > KEPT_ANSWERS {
             // Those that ended first: the others are still being written to.
