@@ -161,7 +161,9 @@ async fn requests_wait_while_the_server_is_away_and_each_runs_once() {
 
 #[tokio::test]
 async fn a_server_that_says_it_was_not_asked_is_asked_again() {
-    let server = Server::start(Flavour::Python2).await;
+    let directory = tempfile::tempdir().unwrap();
+    let server =
+        Server::builder(Flavour::Python2).unix(directory.path().join("mcp.sock")).start().await.unwrap();
     let sessiond = in_front_of(&server, "").await;
     server.next(3, Mishap::not_forwarded());
     let answer = messages(&post(&sessiond.url(), "count", 1, json!({})).await);

@@ -47,6 +47,22 @@ async fn project(client: &Client) -> Value {
 }
 
 #[tokio::test]
+async fn that_nothing_was_forwarded_is_believed_of_a_neighbour_and_not_of_anybody_over_tcp() {
+    let directory = tempfile::tempdir().unwrap();
+    let near =
+        Server::builder(Flavour::Python2).unix(directory.path().join("mcp.sock")).start().await.unwrap();
+    let far = Server::start(Flavour::Python2).await;
+    for (server, believed) in [(&near, true), (&far, false)] {
+        let sessiond = in_front_of(server, "").await;
+        let client = Client::connect(&sessiond.url()).await.unwrap();
+        server.next(1, Mishap::not_forwarded().on("tools/call"));
+        let answer = client.call_text("count", json!({})).await;
+        assert_eq!((answer.is_ok(), server.executed("count")), (believed, u64::from(believed)), "{answer:?}");
+        assert_eq!(client.call_text("echo", json!({"text": "next"})).await.unwrap(), "next");
+    }
+}
+
+#[tokio::test]
 async fn calls_made_while_the_server_is_down_for_five_seconds_all_succeed() {
     let server = Server::start(Flavour::Python2).await;
     let sessiond = in_front_of(&server, "").await;
@@ -274,7 +290,9 @@ async fn a_refusal_is_given_time_to_pass_and_then_called_by_its_name() {
 
 #[tokio::test]
 async fn a_neighbour_that_could_not_forward_is_waited_for_like_a_server_that_is_down() {
-    let server = Server::start(Flavour::Python2).await;
+    let directory = tempfile::tempdir().unwrap();
+    let server =
+        Server::builder(Flavour::Python2).unix(directory.path().join("mcp.sock")).start().await.unwrap();
     let sessiond = in_front_of(&server, "").await;
     let client = Client::connect(&sessiond.url()).await.unwrap();
     server.set(|switches| switches.not_forwarded = true);

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::{Bridge, Client, Flavour, Server, Sessiond, misbehaving_server};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_mcp-sessiond");
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -119,6 +119,34 @@ async fn what_is_in_flight_when_the_client_closes_its_end_is_still_answered() {
     let (rest, status) = bridge.end().await;
     assert_eq!((rest.len(), &rest[0]["id"], status.code()), (1, &json!("slow"), Some(0)), "{rest:?}");
     assert_eq!(server.executed("count"), 1);
+}
+
+#[tokio::test]
+async fn what_has_no_answer_is_cut_a_grace_after_the_client_closed_its_end() {
+    let server = Server::start(Flavour::Python2).await;
+    let args = ["--upstream", &server.url(), "--grace", "1s"];
+    for is_down in [false, true] {
+        let mut bridge = Bridge::connect(BINARY, &args).await;
+        if is_down {
+            server.stop().await;
+            bridge.ask(json!(1), "tools/call", json!({"name": "count", "arguments": {}})).await;
+        } else {
+            bridge.ask(json!(1), "tools/call", json!({"name": "ask", "arguments": {}})).await;
+            assert_eq!(bridge.next().await.unwrap()["method"], "elicitation/create");
+        }
+        let began = Instant::now();
+        let (_, status) = bridge.end().await;
+        // Far below the 10 s of the default, and the 300 s that a call may wait.
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?}, is_down {is_down}", began.elapsed());
+        assert_eq!(status.code(), Some(0), "is_down {is_down}");
+    }
+    // Nothing is there from the start: not even `initialize` is answered.
+    let mut silent = Bridge::launch(BINARY, &args);
+    silent.ask(json!(0), "initialize", json!({"protocolVersion": "2025-11-25", "capabilities": {}})).await;
+    let began = Instant::now();
+    let (_, status) = silent.end().await;
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert_eq!(status.code(), Some(0));
 }
 
 #[tokio::test]

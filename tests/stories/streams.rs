@@ -349,6 +349,55 @@ async fn every_event_of_an_answer_can_be_resumed_from_and_twice_gives_the_same()
     assert_eq!(server.executed("progress"), 1);
 }
 
+/// What `mcp_sessiond_kept_answer_bytes` says.
+async fn kept_bytes(sessiond: &Sessiond) -> u64 {
+    let (_, text) = sessiond.control("GET", "/metrics").await;
+    let lines = text.as_str().unwrap().lines();
+    let value = lines.filter_map(|line| line.strip_prefix("mcp_sessiond_kept_answer_bytes ")).next();
+    value.expect("there is such a line").parse().unwrap()
+}
+
+/// A whole answer with progress before it; the id of its first event.
+async fn answered_with_progress(client: &Client) -> String {
+    let mut events = client.open_post(&call(5, "progress", &json!({"n": 4}))).await.unwrap();
+    let first = events.next_event().await.unwrap().id.unwrap();
+    while events.next_event().await.is_some() {}
+    first
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_came_back_for_is_forgotten_in_time_even_if_its_session_sleeps() {
+    let server = Server::start(Flavour::Python2).await;
+    let sessiond = in_front_of(&server, &format!("{CHATTY}\nkeep_answer = '1s'")).await;
+    let client = Client::connect(&sessiond.url()).await.unwrap();
+    let first = answered_with_progress(&client).await;
+    timeout(Duration::from_secs(60), async { while kept_bytes(&sessiond).await > 0 {} }).await.unwrap();
+    let mut rest = client.open_get_after(Some(&first)).await.unwrap();
+    until_comments(&mut rest, 3).await;
+}
+
+#[tokio::test]
+async fn the_answers_kept_over_all_sessions_have_a_bound_and_the_newest_stays() {
+    let server = Server::start(Flavour::Python2).await;
+    let sessiond = in_front_of(&server, &format!("{CHATTY}\nkept_bytes = '4KiB'")).await;
+    let mut clients = Vec::new();
+    let mut most = 0;
+    for _ in 0..16 {
+        let client = Client::connect(&sessiond.url()).await.unwrap();
+        let first = answered_with_progress(&client).await;
+        let kept = kept_bytes(&sessiond).await;
+        assert!(kept <= 4 << 10, "{kept}");
+        most = most.max(kept);
+        clients.push((client, first));
+    }
+    assert!(most > 2 << 10, "the bound is used: {most}");
+    let (oldest, newest) = (&clients[0], &clients[15]);
+    let mut rest = newest.0.open_get_after(Some(&newest.1)).await.unwrap();
+    assert_eq!(rest.next_message().await.unwrap()["params"]["progress"], 2);
+    let mut gone = oldest.0.open_get_after(Some(&oldest.1)).await.unwrap();
+    until_comments(&mut gone, 3).await;
+}
+
 fn call(id: u64, tool: &str, arguments: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"name": tool, "arguments": arguments}})
 }

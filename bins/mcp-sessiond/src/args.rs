@@ -193,6 +193,13 @@ pub fn parse(own: &[OsString], has_command: bool) -> Result<Args, Early> {
     if args.version {
         return Err(Early::Help(format!("mcp-sessiond {}\n", env!("CARGO_PKG_VERSION"))));
     }
+    // Flags of serving: no subcommand heeds them.
+    let first = own.get(1).and_then(|word| word.to_str()).filter(|word| word.starts_with('-'));
+    if let (Some(_), Some(flag)) = (&args.command, first) {
+        return Err(Early::Usage(format!(
+            "`{flag}` must follow the subcommand, not stand before it; see mcp-sessiond --help"
+        )));
+    }
     Ok(args)
 }
 
@@ -214,6 +221,22 @@ mod tests {
                 other => panic!("{line}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_flag_before_a_subcommand_is_refused_and_not_dropped() {
+        for line in [
+            "mcp-sessiond --config x.toml check --upstream http://h/mcp",
+            "mcp-sessiond --header a:b doctor",
+            "mcp-sessiond --ready-fd 3 status",
+        ] {
+            match parse(&words(line), false) {
+                Err(Early::Usage(text)) => assert!(text.contains(line.split(' ').nth(1).unwrap()), "{text}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        assert!(parse(&words("mcp-sessiond check --config x.toml"), false).is_ok());
+        assert!(parse(&words("mcp-sessiond --config x.toml"), true).is_ok());
     }
 
     #[test]

@@ -277,6 +277,7 @@ fn serve_stdio(args: Stdio, command: Option<Vec<String>>) -> Done {
         let life =
             Life::with_signals(config.grace.duration()).map_err(|error| Failure::new(Exit::Bug, &error))?;
         let back = back(&config, &life, None)?;
+        let grace = config.grace.duration();
         let engine =
             Engine::new(config, own_headers, back, Store::in_memory(), Found::default(), life.clone());
         let caller = Caller { subject: Arc::default(), route: None };
@@ -286,7 +287,7 @@ fn serve_stdio(args: Stdio, command: Option<Vec<String>>) -> Done {
             let (head, body) = request.into_parts();
             async move { engine.handle(caller, head.method, head.headers, body).await }
         };
-        front::stdio::run(tokio::io::stdin(), tokio::io::stdout(), life.clone(), call).await;
+        front::stdio::run(tokio::io::stdin(), tokio::io::stdout(), life.clone(), grace, call).await;
         life.drain();
         life.finish().await;
         if let Back::Exec(back) = &engine.back {

@@ -6,6 +6,7 @@ mod flags;
 
 use std::path::PathBuf;
 
+use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use mcp_daemon::addr::{Listen, Upstream};
 use mcp_daemon::config::{ConfigProblem, Span};
@@ -157,6 +158,12 @@ impl Config {
         }
         if !self.path.starts_with('/') {
             return refuse("path", "must start with `/`, like /mcp");
+        }
+        if self.path.parse::<PathAndQuery>().ok().is_none_or(|path| path.path() != self.path) {
+            return refuse(
+                "path",
+                "no request can have it: only the path of a URL, as it is sent, like /mcp",
+            );
         }
         for listener in &self.listeners() {
             if listener.trusted && matches!(listener.address, Listen::Tcp(_)) {

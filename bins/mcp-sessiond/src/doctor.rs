@@ -177,15 +177,22 @@ async fn heals(engine: &Arc<Engine>, tell: &mut impl FnMut(Grade, &'static str, 
     let Some(session) = engine.find("", &id) else {
         return tell(Grade::Bad, "session", "gone at once".into());
     };
-    if let Some(live) = session.live() {
-        manners(engine, &live, tell).await;
+    let lost = session.live();
+    // A command has no `Host` and no `Origin`.
+    if let Some(live) = lost.as_ref().filter(|_| !engine.back.is_private()) {
+        manners(engine, live, tell).await;
     }
     session.play_stale();
     let began = tokio::time::Instant::now();
     let after = through(engine, list, Some(&id)).await;
-    let whole = after.status == StatusCode::OK
+    let whole = session.live().is_some()
+        && after.status == StatusCode::OK
         && after.text().contains("\"result\"") == before.text().contains("\"result\"");
     let took = began.elapsed().as_millis();
+    // Ours is the new one; only we know that the other is not lost.
+    if let Some(lost) = lost.filter(|lost| session.live().is_none_or(|live| live.id != lost.id)) {
+        engine.close_upstream(&session, &lost);
+    }
     engine.end(&session, crate::session::state::Death::Deleted).wait().await;
     if whole {
         tell(Grade::Good, "healing", format!("a stale call was healed and answered in {took} ms"))

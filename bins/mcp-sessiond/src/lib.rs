@@ -10,6 +10,7 @@ pub mod front;
 pub mod lines;
 pub mod metrics;
 pub mod modern;
+mod names;
 pub mod ops;
 pub mod serena;
 pub mod session;

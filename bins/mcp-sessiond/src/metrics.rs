@@ -74,6 +74,9 @@ impl Metrics {
         let parked: Gauge = Gauge::default();
         parked.set(engine.parking.requests() as i64);
         registry.register("parked", "Requests that wait for a heal", parked);
+        let kept: Gauge = Gauge::default();
+        kept.set(engine.kept.bytes() as i64);
+        registry.register("kept_answer_bytes", "Answers kept for clients that come back", kept);
         let sessions: Family<StateLabels, Gauge> = Family::default();
         for state in ["live", "healing", "dormant"] {
             sessions.get_or_create(&StateLabels { state }).set(0);

@@ -40,7 +40,7 @@ pub fn status(status: &Value) -> String {
 /// A table, the one used last on top.
 pub fn sessions(sessions: &Value) -> String {
     let mut table = format!(
-        "{:<10} {:<8} {:<20} {:<16} {:<11} {:>5}  idle\n",
+        "{:<10} {:<8} {:<20} {:<16} {:<11} {:>5}  IDLE\n",
         "SESSION", "STATE", "CLIENT", "SUBJECT", "VERSION", "HEALS"
     );
     for session in sessions.as_array().into_iter().flatten() {

@@ -4,7 +4,8 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -28,8 +29,6 @@ pub struct StreamId(u64);
 impl StreamId {
     /// A new one.
     pub fn mint() -> Self {
-        use std::sync::LazyLock;
-        use std::sync::atomic::{AtomicU64, Ordering};
         // A random start, so that an id from before a restart is not mistaken for one of ours.
         // Of 48 bits, so that counting on from there never overflows.
         static NEXT: LazyLock<AtomicU64> =
@@ -46,6 +45,17 @@ impl StreamId {
     pub fn parse(event: &str) -> Option<(Self, u64)> {
         let (stream, number) = event.split_once('-')?;
         Some((Self(u64::from_str_radix(stream, 16).ok()?), u64::from_str_radix(number, 16).ok()?))
+    }
+}
+
+/// Bytes that streams hold after their end, all together; a clone counts in the same sum.
+#[derive(Clone, Debug, Default)]
+pub struct Kept(Arc<AtomicUsize>);
+
+impl Kept {
+    /// The sum.
+    pub fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -71,6 +81,8 @@ struct State {
     reader: u64,
     readers: usize,
     ended: Option<Instant>,
+    /// Where its bytes are counted since its end, and as how many.
+    counted: Option<(Kept, usize)>,
 }
 
 impl State {
@@ -90,6 +102,7 @@ impl Ring {
             reader: 0,
             readers: 0,
             ended: None,
+            counted: None,
         };
         Arc::new(Self {
             id: StreamId::mint(),
@@ -131,9 +144,29 @@ impl Ring {
         self.grown.notify_waiters();
     }
 
+    /// The same; what it holds from now on counts in `kept` until it is dropped.
+    pub fn end_in(&self, kept: &Kept) {
+        self.end();
+        let mut state = self.lock();
+        if state.counted.is_none() {
+            kept.0.fetch_add(state.kept_bytes, Ordering::Relaxed);
+            state.counted = Some((kept.clone(), state.kept_bytes));
+        }
+    }
+
     /// Since when it has ended.
     pub fn ended(&self) -> Option<Instant> {
         self.lock().ended
+    }
+
+    /// Whether it ended longer ago than an answer is kept.
+    pub fn is_over(&self, bounds: &config::Stream) -> bool {
+        self.ended().is_some_and(|ended| ended.elapsed() >= bounds.keep_answer.duration())
+    }
+
+    /// Bytes of the events that it holds.
+    pub fn bytes(&self) -> usize {
+        self.lock().kept_bytes
     }
 
     /// Whether somebody reads it now.
@@ -165,6 +198,14 @@ impl Ring {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic while locked")
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if let Some((kept, bytes)) = self.lock().counted.take() {
+            kept.0.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }
 

@@ -30,15 +30,20 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Starts `binary` with `stdio` and `args`, says `initialize` (id 0) and `notifications/initialized`.
-    pub async fn connect(binary: &str, args: &[&str]) -> Bridge {
+    /// Starts `binary` with `stdio` and `args` and says nothing yet.
+    pub fn launch(binary: &str, args: &[&str]) -> Bridge {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut command = Command::new(binary);
         command.arg("stdio").args(args).env("RUST_LOG", "info").env("XDG_RUNTIME_DIR", directory.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{binary}: {error}"));
         let output = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
-        let mut bridge = Bridge { input: child.stdin.take(), child, output, _directory: directory };
+        Bridge { input: child.stdin.take(), child, output, _directory: directory }
+    }
+
+    /// The same, then says `initialize` (id 0) and `notifications/initialized`.
+    pub async fn connect(binary: &str, args: &[&str]) -> Bridge {
+        let mut bridge = Bridge::launch(binary, args);
         let params = json!({
             "protocolVersion": "2025-11-25",
             "capabilities": { "elicitation": {} },

@@ -9,7 +9,6 @@ mod call;
 mod child;
 mod desk;
 mod failures;
-mod meta;
 mod outlet;
 mod pool;
 mod shared;
@@ -28,9 +27,9 @@ use mcp_daemon::life::Life;
 use tokio::time::timeout;
 
 use crate::mcp::{self, Envelope, Glance, INVALID_REQUEST, Kind, SESSION_HEADER, VERSION_HEADER};
+use crate::names::{self, Names};
 use call::{Outcome, broken, not_sent};
 use child::Child;
-use meta::Names;
 use pool::{Pool, Unstarted};
 
 /// How long a server may take to answer a request that was cancelled; many never do, and nobody must wait for it.
@@ -214,7 +213,7 @@ impl ExecBack {
     /// Ends the wait for a cancelled request: a server need not answer it.
     fn expect_no_answer(&self, child: &Arc<Child>, envelope: &Envelope<'_>) {
         let Some(cancelled) = Names::read(envelope.params).request else { return };
-        let key = meta::key(cancelled.get());
+        let key = names::key(cancelled.get());
         let (child, life) = (Arc::clone(child), self.0.life.clone());
         self.0.life.spawn(async move {
             let _ = timeout(CANCEL_GRACE, life.draining()).await;

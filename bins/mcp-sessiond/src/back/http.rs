@@ -9,6 +9,8 @@ use mcp_daemon::addr::{AddrError, Endpoint, Route, Upstream};
 use mcp_daemon::body::Body;
 use mcp_daemon::client::{Client, ClientOptions, SendError};
 
+use crate::verdict::NOT_FORWARDED;
+
 /// Routes whose endpoints are remembered; more are worked out anew each time.
 const REMEMBERED: usize = 1024;
 
@@ -55,6 +57,15 @@ impl HttpBack {
     ) -> Result<Response<Body>, SendError> {
         let endpoint = self.endpoint(route)?;
         self.client.send_on_new_connection(&endpoint, request).await
+    }
+
+    /// `answer` as far as it is believed: that nothing was forwarded is the word of a neighbour on a Unix socket. Over TCP
+    /// whoever answers could say so, also after the call ran.
+    pub fn believed(&self, mut answer: Response<Body>) -> Response<Body> {
+        if !answer.status().is_success() && self.upstream.socket().is_none() {
+            answer.headers_mut().remove(NOT_FORWARDED);
+        }
+        answer
     }
 
     /// Where a route leads.

@@ -31,7 +31,7 @@ impl Back {
             Back::Exec(back) => Box::pin(back.send(route, request)).await,
             Back::Http(back) => {
                 let to = back.endpoint(route)?;
-                back.send(&to, request).await
+                back.send(&to, request).await.map(|answer| back.believed(answer))
             }
         }
     }

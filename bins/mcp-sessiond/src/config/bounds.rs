@@ -81,6 +81,8 @@ pub struct Stream {
     pub park_after: Span,
     /// How long an answer is kept for a client that went away.
     pub keep_answer: Span,
+    /// Bytes of such answers, of all sessions together.
+    pub kept_bytes: Size,
 }
 
 /// `[process]`.
@@ -149,6 +151,7 @@ impl Default for Stream {
             comment_after: Span::seconds(2),
             park_after: Span::seconds(300),
             keep_answer: Span::seconds(600),
+            kept_bytes: Size(64 << 20),
         }
     }
 }

@@ -25,6 +25,10 @@ fn a_refusal_is_one_line_that_names_the_key() {
         ("upstream = 'unix:/run/{route}/mcp.sock'\nlisten = ['127.0.0.1:1']", "upstream: has {route}"),
         ("upstream = 'http://127.0.0.1:1/mcp'\nheaders = ['x']", "headers: a header without a colon"),
         ("[limits]\nparked_time = 'soon'", "limits.parked_time"),
+        ("upstream = 'http://127.0.0.1:1/mcp'\npath = 'mcp'", "path: must start with"),
+        ("upstream = 'http://127.0.0.1:1/mcp'\npath = '/a b'", "path: no request"),
+        ("upstream = 'http://127.0.0.1:1/mcp'\npath = '/a?x'", "path: no request"),
+        ("upstream = 'http://127.0.0.1:1/mcp'\npath = '/a#x'", "path: no request"),
     ] {
         let line = refusal(toml);
         assert!(line.contains(expected), "{toml}: {line}");

@@ -7,6 +7,7 @@ mod headers;
 mod in_flight;
 mod reply;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,9 +19,9 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::lines::{Lines, one_line};
+use crate::lines::{Line, Lines, one_line};
 use crate::mcp::{self, Envelope, Kind, SESSION_HEADER, VERSION_HEADER};
 use in_flight::InFlight;
 use reply::Ended;
@@ -29,6 +30,8 @@ use reply::Ended;
 const MAX_MESSAGE: usize = 64 << 20;
 /// Lines that wait for a client that does not read; more make the answers wait.
 const MAX_WAITING_LINES: usize = 64;
+/// Messages that wait while `initialize` or a notification is under way; behind more of them the client waits.
+const MAX_HELD: usize = 1024;
 /// How long the engine may take to end the session when we end.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// First pause before the stream of server messages is opened again.
@@ -36,8 +39,9 @@ const FIRST_REOPEN: Duration = Duration::from_millis(250);
 /// Longest such pause.
 const LAST_REOPEN: Duration = Duration::from_secs(10);
 
-/// Serves one client until it closes its end, does not read any more, or `life` drains.
-pub async fn run<R, W, F, Fut>(reader: R, writer: W, life: Life, call: F)
+/// Serves one client until it closes its end, does not read any more, or `life` drains; then requests under way have
+/// `grace` to be answered.
+pub async fn run<R, W, F, Fut>(reader: R, writer: W, life: Life, grace: Duration, call: F)
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -46,7 +50,7 @@ where
 {
     let (lines, queue) = mpsc::channel(MAX_WAITING_LINES);
     let front = Front { call, lines, session: Arc::default() };
-    let mut serving = std::pin::pin!(serve(front.clone(), Lines::new(reader, MAX_MESSAGE), life));
+    let mut serving = std::pin::pin!(serve(front.clone(), Lines::new(reader, MAX_MESSAGE), life, grace));
     let mut writing = std::pin::pin!(write_lines(writer, queue));
     let goodbye = front.goodbye();
     drop(front);
@@ -72,36 +76,71 @@ struct Session {
     version: Option<HeaderValue>,
 }
 
-async fn serve<R, F, Fut>(front: Front<F>, mut input: Lines<R>, life: Life)
+async fn serve<R, F, Fut>(front: Front<F>, mut input: Lines<R>, life: Life, grace: Duration)
 where
     R: AsyncRead + Unpin,
     F: Fn(Request<Bytes>) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Response<Body>> + Send + 'static,
 {
     let mut in_flight = InFlight::default();
-    loop {
+    let mut held = Held::default();
+    // From the end of the input on: when we end.
+    let mut deadline = None;
+    let deadline = loop {
+        while !in_flight.turn.is_on()
+            && let Some(line) = held.pop()
+        {
+            front.take(line, &mut in_flight).await;
+        }
+        if let Some(deadline) = deadline.filter(|_| !in_flight.turn.is_on()) {
+            break deadline;
+        }
         let line = tokio::select! {
             biased;
-            () = life.draining() => break,
+            () = life.draining() => break Instant::now() + grace,
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                break Instant::now();
+            }
+            () = in_flight.turn.over(), if in_flight.turn.is_on() => continue,
             // The set forgets what has ended.
             Some(_) = in_flight.tasks.join_next() => continue,
-            line = input.next() => line,
+            // Read on while an earlier message is under way: how else would the end of the input be seen?
+            line = input.next(), if deadline.is_none() && held.has_room() => line,
         };
         match line {
-            Ok(Some(line)) if line.cut => {
-                front
-                    .refuse(mcp::INVALID_REQUEST, &format!("a message of more than {MAX_MESSAGE} bytes"))
-                    .await;
-            }
-            Ok(Some(line)) => front.take(line.text, &mut in_flight).await,
-            Ok(None) => break,
+            Ok(Some(line)) => held.push(line),
+            Ok(None) => deadline = Some(Instant::now() + grace),
             Err(error) => {
                 log::warn!(error:%; "cannot read from the client");
-                break;
+                deadline = Some(Instant::now() + grace);
             }
         }
+    };
+    in_flight.finish(deadline).await;
+}
+
+/// Lines that wait until an earlier one has had its effect.
+#[derive(Default)]
+struct Held {
+    lines: VecDeque<Line>,
+    bytes: usize,
+}
+
+impl Held {
+    fn push(&mut self, line: Line) {
+        self.bytes += line.text.len();
+        self.lines.push_back(line);
     }
-    in_flight.finish().await;
+
+    fn pop(&mut self) -> Option<Line> {
+        let line = self.lines.pop_front()?;
+        self.bytes -= line.text.len();
+        Some(line)
+    }
+
+    fn has_room(&self) -> bool {
+        self.lines.len() < MAX_HELD && self.bytes < MAX_MESSAGE
+    }
 }
 
 impl<F, Fut> Front<F>
@@ -110,7 +149,13 @@ where
     Fut: Future<Output = Response<Body>> + Send + 'static,
 {
     /// Takes one line of the client: requests run beside each other, everything else keeps its order.
-    async fn take(&self, line: Bytes, in_flight: &mut InFlight) {
+    async fn take(&self, line: Line, in_flight: &mut InFlight) {
+        if line.cut {
+            return self
+                .refuse(mcp::INVALID_REQUEST, &format!("a message of more than {MAX_MESSAGE} bytes"))
+                .await;
+        }
+        let line = line.text;
         let envelope = match Envelope::parse(&line) {
             Ok(envelope) => envelope,
             Err(error) => return self.refuse(error.code(), &error.to_string()).await,
@@ -124,7 +169,8 @@ where
             (Some(Kind::Request), "initialize", Some(id)) => {
                 // Everything after it needs the id of the session.
                 in_flight.listener.take().inspect(AbortHandle::abort);
-                self.initialize(request, &id).await;
+                let front = self.clone();
+                in_flight.in_turn(async move { front.initialize(request, &id).await });
             }
             (Some(Kind::Request), method, Some(id)) => {
                 let (front, key, is_endless) = (self.clone(), id.clone(), method == "subscriptions/listen");
@@ -137,11 +183,17 @@ where
             }
             (_, "notifications/cancelled", _) if in_flight.cancel(&envelope) => {}
             (_, "notifications/initialized", _) => {
-                self.tell(request).await;
-                let front = self.clone();
-                in_flight.listener = Some(in_flight.tasks.spawn(async move { front.listen().await }));
+                let (front, turn) = (self.clone(), in_flight.turn.begin());
+                in_flight.listener = Some(in_flight.tasks.spawn(async move {
+                    front.tell(request).await;
+                    drop(turn);
+                    front.listen().await;
+                }));
             }
-            _ => self.tell(request).await,
+            _ => {
+                let front = self.clone();
+                in_flight.in_turn(async move { front.tell(request).await });
+            }
         }
     }
 

@@ -21,13 +21,13 @@ use super::state::{Action, Death, Event, Generation, State};
 use super::store::{Found, Store};
 use super::table::Sessions;
 use super::upstream::Upstream;
-use super::{Key, Session, heal, listen, messages, open, reply};
+use super::{Key, Session, heal, hidden, listen, messages, open, reply};
 use crate::back::Back;
 use crate::config::{Config, SessionFrom, UnknownIds};
 use crate::mcp::{self, Envelope, Kind};
 use crate::metrics::Metrics;
 use crate::modern;
-use crate::streams::StreamId;
+use crate::streams::{Kept, StreamId};
 use crate::verdict::Flavour;
 
 /// Who sends a request, as far as a trusted listener says.
@@ -54,6 +54,8 @@ pub struct Engine {
     pub parking: Arc<Parking>,
     /// Sessions on disk.
     pub store: Store,
+    /// What answers hold that are kept for clients that come back.
+    pub kept: Kept,
     settings: ArcSwap<Settings>,
     pub(super) sessions: RwLock<Sessions>,
     upstreams: Mutex<HashMap<Option<Route>, Arc<Upstream>>>,
@@ -106,6 +108,7 @@ impl Engine {
             metrics: Metrics::new(),
             parking: Arc::default(),
             store,
+            kept: Kept::default(),
             settings: ArcSwap::from_pointee(Settings::new(config, own_headers)),
             sessions: RwLock::default(),
             upstreams: Mutex::default(),
@@ -228,7 +231,15 @@ impl Engine {
                 }
                 None => return open::without_id(id),
             };
+            let is_hidden = session_id.is_none();
             match kind {
+                Kind::Request if is_hidden => {
+                    let called = hidden::call(self, session, &envelope, &body, letterhead, takes_stream);
+                    return Box::pin(called).await;
+                }
+                Kind::Notification if is_hidden && envelope.method() == "notifications/cancelled" => {
+                    return Box::pin(hidden::cancel(self, &session, &envelope, &body, &letterhead)).await;
+                }
                 Kind::Request => (id.into(), envelope.method().into(), takes_stream, session, letterhead),
                 Kind::Notification => {
                     return Box::pin(messages::notify(self, &session, &envelope, body.clone(), &letterhead))
@@ -258,7 +269,8 @@ impl Engine {
             }
         }
         let config = self.config();
-        let earlier = resumed.and_then(|(stream, number)| Some((session.find_stream(stream)?, number)));
+        let earlier =
+            resumed.and_then(|(stream, number)| Some((session.find_stream(stream, &config.stream)?, number)));
         let (ring, after) = match earlier {
             Some((ring, number)) => (ring, Some(number)),
             None => (session.unasked(&config.stream), None),

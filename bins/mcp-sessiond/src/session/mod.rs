@@ -3,12 +3,14 @@
 //! `engine` finds the session of a request; `open` makes one, `call` carries requests, `heal` mends, `listen` reads what
 //! the server says unasked.
 
+mod answers;
 pub mod call;
 pub mod collect;
 pub mod engine;
 pub mod fresh;
 pub mod headers;
 pub mod heal;
+pub mod hidden;
 pub mod learn;
 pub mod listen;
 pub mod memory;
@@ -149,6 +151,8 @@ struct Streams {
     asked: u64,
     /// Parked requests by their raw id, to be found by `notifications/cancelled`.
     parked: Vec<(Box<str>, Arc<Notify>)>,
+    /// Of a hidden session: our id of each request under way -> its client's, both raw.
+    exchanged: HashMap<Box<str>, Box<str>>,
 }
 
 /// A way to the upstream session, as of now.
@@ -227,18 +231,18 @@ impl Session {
     }
 
     /// The stream of that name, if it is still kept.
-    fn find_stream(&self, id: StreamId) -> Option<Arc<Ring>> {
+    fn find_stream(&self, id: StreamId, bounds: &config::Stream) -> Option<Arc<Ring>> {
         let inner = self.lock();
         let streams = inner.streams.as_deref()?;
-        streams.unasked.iter().chain(&streams.answers).find(|ring| ring.id() == id).cloned()
+        let found = streams.unasked.iter().chain(&streams.answers).find(|ring| ring.id() == id);
+        found.filter(|ring| !ring.is_over(bounds)).cloned()
     }
 
     /// Keeps the stream of a call for a client that comes back; bounded by [`KEPT_ANSWERS`] and `stream.keep_answer`.
     fn keep_answer(&self, ring: &Arc<Ring>, bounds: &config::Stream) {
         let mut inner = self.lock();
         let answers = &mut inner.streams().answers;
-        answers
-            .retain(|kept| kept.ended().is_none_or(|ended| ended.elapsed() < bounds.keep_answer.duration()));
+        answers.retain(|kept| !kept.is_over(bounds));
         answers.push_back(ring.clone());
         while answers.len() > KEPT_ANSWERS {
             // Those that ended first: the others are still being written to.

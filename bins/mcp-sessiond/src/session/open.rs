@@ -240,12 +240,14 @@ pub async fn adopt(
     Some(anonymous(engine, caller, id, upstream, letterhead, "unknown session adopted").await)
 }
 
-/// The one hidden session of a subject whose gateway treats each POST as new.
+/// The one hidden session of a subject and route whose gateway treats each POST as new; what is special about it is in
+/// `hidden`.
 pub async fn hidden(engine: &Arc<Engine>, caller: &Caller, letterhead: &Letterhead) -> Arc<Session> {
-    // No client can present the empty id.
-    match engine.find(&caller.subject, "") {
+    // No client can present a line end.
+    let id = format!("\n{}", caller.route.as_ref().map_or("", |route| route.as_str()));
+    match engine.find(&caller.subject, &id) {
         Some(session) => session,
-        None => anonymous(engine, caller, "", None, letterhead, "hidden session made").await,
+        None => anonymous(engine, caller, &id, None, letterhead, "hidden session made").await,
     }
 }
 

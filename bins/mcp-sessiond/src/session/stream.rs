@@ -165,7 +165,7 @@ impl Pump {
     fn finish(&mut self) {
         self.source = Source::Done;
         if let Some(ring) = &self.ring {
-            ring.end();
+            self.engine.keep_ended(ring);
         }
     }
 

@@ -129,15 +129,17 @@ impl Engine {
         }
     }
 
-    /// Ends the sessions that nobody used for too long; runs until drain.
+    /// Ends the sessions that nobody used for too long, and forgets answers that nobody came back for; runs until drain.
     pub async fn sweep(self: Arc<Self>) {
         loop {
             let idle = self.config().limits.session_idle.duration();
-            let pause = (idle / 10).clamp(Duration::from_millis(100), Duration::from_secs(60));
+            let soonest = (idle / 10).min(self.config().stream.keep_answer.duration());
+            let pause = soonest.clamp(Duration::from_millis(100), Duration::from_secs(60));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.life.draining() => return,
             }
+            self.trim_answers();
             for session in self.sessions() {
                 // The table's and this loop's.
                 let in_use = session.is_listening() || is_at_work(&session, 2);

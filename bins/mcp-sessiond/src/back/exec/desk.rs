@@ -8,9 +8,9 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::meta::{self, Names};
 use super::outlet::{End, Intake, Outlet, queue};
 use crate::mcp::{self, Envelope, Kind};
+use crate::names::{self, Names};
 
 /// Most server messages kept for a GET stream that is not open yet.
 const MAX_HELD: usize = 256;
@@ -100,15 +100,15 @@ impl Desk {
             return Err(Refused::Ended);
         }
         let id = envelope.id.map_or("null", |id| id.get());
-        let names = Names::read(envelope.params);
-        let token = names.token().map(|token| token.get().to_owned());
+        let named = Names::read(envelope.params);
+        let token = named.token().map(|token| token.get().to_owned());
         self.entered += 1;
         let (key, message) = if self.is_shared {
             let ours = format!("\"s-{}\"", self.entered);
-            let message = meta::exchange(body, &[(envelope.id, &ours), (names.token(), &ours)]);
+            let message = names::exchange(body, &[(envelope.id, &ours), (named.token(), &ours)]);
             (ours, message)
         } else {
-            (meta::key(id), body.clone())
+            (names::key(id), body.clone())
         };
         // Also when the other's client went away: its late answer would pass for the answer to this one.
         if self.waiting.contains_key(&key) {
@@ -171,20 +171,20 @@ impl Desk {
 
     /// Takes a line that was cut or is no message: if it was to be a response, its request must not wait for ever.
     pub(super) fn unreadable(&mut self, line: &[u8]) -> Heard {
-        let Some(id) = meta::early_id(line) else { return Heard::Junk };
-        let Some(waiting) = self.waiting.remove(&meta::key(&id)) else { return Heard::Junk };
+        let Some(id) = names::early_id(line) else { return Heard::Junk };
+        let Some(waiting) = self.waiting.remove(&names::key(&id)) else { return Heard::Junk };
         let error = "the server's answer is too large or too deep to be passed on";
         waiting.outlet.answer(mcp::error_body(&waiting.id, mcp::INTERNAL_ERROR, error).into());
         Heard::Delivered
     }
 
     fn answer(&mut self, line: &Bytes, envelope: &Envelope<'_>) -> Heard {
-        let key = envelope.id.map(|id| meta::key(id.get())).unwrap_or_default();
+        let key = envelope.id.map(|id| names::key(id.get())).unwrap_or_default();
         let Some(waiting) = self.waiting.remove(&key) else { return Heard::Dropped };
         self.answered = true;
         let answer = if self.is_shared {
-            let names = Names::read(envelope.result);
-            meta::exchange(line, &[(envelope.id, &waiting.id), (names.subscription(), &waiting.id)])
+            let named = Names::read(envelope.result);
+            names::exchange(line, &[(envelope.id, &waiting.id), (named.subscription(), &waiting.id)])
         } else {
             line.clone()
         };
@@ -193,11 +193,11 @@ impl Desk {
     }
 
     fn message(&mut self, line: &Bytes, envelope: &Envelope<'_>) -> Heard {
-        let names = Names::read(envelope.params);
+        let named = Names::read(envelope.params);
         let delivered = if self.is_shared {
-            self.deliver_by_name(line, &names)
+            self.deliver_by_name(line, &named)
         } else {
-            self.deliver_to_session(line, &names)
+            self.deliver_to_session(line, &named)
         };
         match envelope.id {
             _ if delivered => Heard::Delivered,
@@ -207,23 +207,27 @@ impl Desk {
     }
 
     /// To the request that the message names, with that client's own words for it; never to anybody else.
-    fn deliver_by_name(&self, line: &Bytes, names: &Names<'_>) -> bool {
-        let Some(name) = names.progress.or(names.subscription()) else { return false };
+    fn deliver_by_name(&self, line: &Bytes, named: &Names<'_>) -> bool {
+        let Some(name) = named.progress.or(named.subscription()) else { return false };
         let Some(waiting) = self.waiting.get(name.get()) else { return false };
         let token = waiting.token.as_deref().unwrap_or("null");
-        let message = meta::exchange(line, &[(names.progress, token), (names.subscription(), &waiting.id)]);
+        let message = names::exchange(line, &[(named.progress, token), (named.subscription(), &waiting.id)]);
         waiting.takes_messages && waiting.outlet.message(message)
     }
 
-    /// To the request whose progress it is, else the GET stream, else the newest open request, else kept.
-    fn deliver_to_session(&mut self, line: &Bytes, names: &Names<'_>) -> bool {
-        let token = names.progress.map(|token| token.get());
+    /// To the request whose progress it is, else the GET stream, else (no progress) the newest open request, else kept.
+    fn deliver_to_session(&mut self, line: &Bytes, named: &Names<'_>) -> bool {
+        let token = named.progress.map(|token| token.get());
         let open = || self.waiting.values().filter(|waiting| waiting.takes_messages);
         let owner = open().find(|waiting| token.is_some() && waiting.token.as_deref() == token);
         if owner.is_some_and(|owner| owner.outlet.message(line.clone()))
             || self.listener.as_ref().is_some_and(|listener| listener.message(line.clone()))
         {
             return true;
+        }
+        if token.is_some() {
+            // Somebody's progress is nobody else's.
+            return self.hold(line);
         }
         let mut others: Vec<&Waiting> = open().collect();
         others.sort_by_key(|waiting| std::cmp::Reverse(waiting.number));

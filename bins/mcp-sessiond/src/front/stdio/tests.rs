@@ -5,6 +5,9 @@ use tokio::sync::Notify;
 
 use super::*;
 
+/// For requests under way when the client closes its end.
+const GRACE: Duration = Duration::from_secs(7);
+
 type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// An engine that remembers what it was asked and answers by the words in a body.
@@ -107,7 +110,7 @@ impl Client {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let (reader, writer) = split(theirs);
         let called = engine.clone();
-        let front = run(reader, writer, life.clone(), move |request| called.call(request));
+        let front = run(reader, writer, life.clone(), GRACE, move |request| called.call(request));
         let running = life.spawn(front);
         let (output, input) = split(ours);
         Client { engine, life, input, output: BufReader::new(output).lines(), running }
@@ -238,8 +241,41 @@ async fn nothing_waits_for_ever_at_the_end() {
     client.ask(INITIALIZE).await;
     client.say(r#"{"id":1,"method":"slow"}"#).await;
     let engine = client.engine.clone();
+    let began = Instant::now();
     assert_eq!(client.end().await, [""; 0]);
+    assert_eq!(began.elapsed().as_secs(), GRACE.as_secs());
     assert_eq!(engine.log().last().unwrap().0, "DELETE");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_input_is_seen_while_initialize_and_what_follows_it_wait() {
+    let mut client = Client::new();
+    client.say(&INITIALIZE.replace("}", r#","params":"slow"}"#)).await;
+    client.say(INITIALIZED).await;
+    client.say(r#"{"id":1,"method":"ping"}"#).await;
+    client.engine.wait_for(|seen| seen.len() == 1).await;
+    let (engine, began) = (client.engine.clone(), Instant::now());
+    assert_eq!(client.end().await, [""; 0]);
+    assert_eq!(began.elapsed().as_secs(), GRACE.as_secs());
+    assert_eq!(engine.log().len(), 1, "nothing goes before the session it belongs to");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_said_behind_initialize_is_still_done_after_the_end_of_the_input() {
+    let mut client = Client::new();
+    client.say(&INITIALIZE.replace("}", r#","params":"slow"}"#)).await;
+    client.say(INITIALIZED).await;
+    client.say(r#"{"id":1,"method":"ping"}"#).await;
+    client.engine.wait_for(|seen| seen.len() == 1).await;
+    let engine = client.engine.clone();
+    let late = async {
+        sleep(GRACE - Duration::from_secs(1)).await;
+        engine.go.notify_one();
+    };
+    let ((), rest) = tokio::join!(late, client.end());
+    assert!(rest[0].contains(r#""id":0"#) && rest.iter().any(|line| line.contains(r#""id":1"#)), "{rest:?}");
+    let log = engine.log();
+    assert_eq!((log[1].2.as_str(), &log[1].1), (INITIALIZED, &Some("the-session".to_owned())));
 }
 
 #[tokio::test]

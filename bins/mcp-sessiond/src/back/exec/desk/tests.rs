@@ -38,6 +38,18 @@ async fn progress_goes_to_its_request_and_the_rest_to_the_listener() {
 }
 
 #[tokio::test]
+async fn progress_of_a_request_that_takes_no_messages_is_no_other_requests() {
+    let mut desk = Desk::new(false);
+    let body = Bytes::from_static(br#"{"id":1,"method":"x","params":{"_meta":{"progressToken":"p"}}}"#);
+    let _first = desk.enter(&Envelope::parse(&body).unwrap(), &body, false).unwrap();
+    let mut second = enter(&mut desk, r#"{"id":2,"method":"tools/call"}"#).unwrap();
+    assert_eq!(hear(&mut desk, PROGRESS), Heard::Delivered, "kept for a listener");
+    assert_eq!(hear(&mut desk, LOG), Heard::Delivered);
+    assert_eq!(text(&mut second.intake).await, LOG);
+    assert_eq!(text(&mut desk.listen()).await, PROGRESS);
+}
+
+#[tokio::test]
 async fn messages_wait_for_the_listener_within_bounds() {
     let mut desk = Desk::new(false);
     for _ in 0..MAX_HELD {

@@ -1,6 +1,6 @@
 //! The few members beyond the envelope that tell to which request a message belongs, and their exchange for ours.
 //!
-//! Clients of a shared process number their requests alike, so ids, progress tokens and subscription ids are replaced
+//! Clients that share a process or a session number their requests alike, so ids, progress tokens and subscription ids are replaced
 //! on the way in and put back on the way out; everything else stays byte for byte.
 
 use bytes::Bytes;
@@ -10,15 +10,15 @@ use serde_json::value::RawValue;
 
 /// `_meta` and the top-level members that name another request.
 #[derive(Default, Deserialize)]
-pub(super) struct Names<'a> {
+pub(crate) struct Names<'a> {
     #[serde(borrow, default, rename = "_meta")]
     meta: Option<Meta<'a>>,
     /// Of `notifications/progress`: the token that the request asked it to carry.
     #[serde(borrow, default, rename = "progressToken")]
-    pub(super) progress: Option<&'a RawValue>,
+    pub(crate) progress: Option<&'a RawValue>,
     /// Of `notifications/cancelled`.
     #[serde(borrow, default, rename = "requestId")]
-    pub(super) request: Option<&'a RawValue>,
+    pub(crate) request: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]
@@ -31,7 +31,7 @@ struct Meta<'a> {
 
 impl<'a> Names<'a> {
     /// Reads the names in `params` (or in `result`); a shape that has none is not an error.
-    pub(super) fn read(members: Option<&'a RawValue>) -> Self {
+    pub(crate) fn read(members: Option<&'a RawValue>) -> Self {
         let Some(members) = members else { return Names::default() };
         let text = members.get();
         // Most messages have none of them: a scan for the words is cheaper than a second parse.
@@ -42,18 +42,18 @@ impl<'a> Names<'a> {
     }
 
     /// `_meta.progressToken`: what a request asks its progress to carry.
-    pub(super) fn token(&self) -> Option<&'a RawValue> {
+    pub(crate) fn token(&self) -> Option<&'a RawValue> {
         self.meta.as_ref()?.progress
     }
 
     /// `_meta["io.modelcontextprotocol/subscriptionId"]`: the id of the `subscriptions/listen` this belongs to.
-    pub(super) fn subscription(&self) -> Option<&'a RawValue> {
+    pub(crate) fn subscription(&self) -> Option<&'a RawValue> {
         self.meta.as_ref()?.subscription
     }
 }
 
 /// `message` with each of the raw values, which must be parts of it, replaced.
-pub(super) fn exchange(message: &Bytes, values: &[(Option<&RawValue>, &str)]) -> Bytes {
+pub(crate) fn exchange(message: &Bytes, values: &[(Option<&RawValue>, &str)]) -> Bytes {
     let mut places: Vec<(&RawValue, &str)> =
         values.iter().filter_map(|(old, new)| Some(((*old)?, *new))).collect();
     // From the back, so that earlier places stay where they are.
@@ -73,7 +73,7 @@ pub(super) fn exchange(message: &Bytes, values: &[(Option<&RawValue>, &str)]) ->
 }
 
 /// The id of a message of which only the beginning is there or worth reading; none if it has a method.
-pub(super) fn early_id(beginning: &[u8]) -> Option<String> {
+pub(crate) fn early_id(beginning: &[u8]) -> Option<String> {
     struct Top<'s>(&'s mut Option<String>);
     impl<'de> Visitor<'de> for Top<'_> {
         type Value = ();
@@ -103,7 +103,7 @@ pub(super) fn early_id(beginning: &[u8]) -> Option<String> {
 }
 
 /// One spelling for one id: a server may answer `1` to `1.0`, or `"a/b"` to `"a\u002fb"`.
-pub(super) fn key(id: &str) -> String {
+pub(crate) fn key(id: &str) -> String {
     let is_plain = id.bytes().all(|byte| byte.is_ascii_digit())
         || (id.starts_with('"') && !id.contains('\\') && id.len() > 1);
     if is_plain {
