@@ -40,6 +40,8 @@ pub struct Target {
     pub name: String,
     /// Its place; its parent must exist.
     pub path: PathBuf,
+    /// A file of our own that comes into it besides, as its name and bytes.
+    pub ours: Option<(&'static str, Vec<u8>)>,
 }
 
 /// What is to be put back.

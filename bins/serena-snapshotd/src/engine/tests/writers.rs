@@ -79,15 +79,16 @@ async fn a_crash_between_head_and_marker_does_not_make_the_home_a_stranger() {
     let home = ground.home("one");
     let marker = beside(&home, "snapshotd.json");
     let mut engine = ground.engine(&home);
-    publish(&mut engine).await;
+    let first = publish(&mut engine).await;
     fs::write(home.join("memories/whose.md"), "second").unwrap();
-    let before = fs::read(&marker).unwrap();
+    let (before, says) = (fs::read(&marker).unwrap(), Descent::read(&home).unwrap());
     let second = publish(&mut engine).await;
     drop(engine);
     // As it was when the last intent was written, and nothing after it.
     let mut crashed: marker::Marker = serde_json::from_slice(&before).unwrap();
-    crashed.intend(second.clone(), second.manifest(false));
+    crashed.intend(second.clone(), Some(first.clone()), second.manifest(false));
     fs::write(&marker, serde_json::to_vec(&crashed).unwrap()).unwrap();
+    says.write(&home).unwrap();
     let mut engine = ground.engine(&home);
     assert_eq!(engine.standing().await.unwrap(), Standing::Current);
     assert!(matches!(snap(&mut engine).await, Outcome::Unchanged(id) if id == second));
@@ -102,7 +103,7 @@ async fn a_crashed_snapshot_that_others_have_followed_is_nobodys_leftover() {
     drop(engine);
     fs::write(beside(&one, "snapshotd.json"), {
         let mut crashed = marker::Marker::default();
-        crashed.intend(first.clone(), first.manifest(false));
+        crashed.intend(first.clone(), Some(first.clone()), first.manifest(false));
         serde_json::to_vec(&crashed).unwrap()
     })
     .unwrap();
@@ -131,7 +132,7 @@ async fn what_a_crash_left_in_the_store_is_deleted_after_the_next_snapshot() {
     let lost = Id::new(2, first.epoch);
     fs::copy(store.join("manifests").join(&ground.keys("manifests")[0]), store.join(lost.manifest(false)))
         .unwrap();
-    engine.marker.marker.intend(lost.clone(), lost.manifest(false));
+    engine.marker.marker.intend(lost.clone(), Some(first), lost.manifest(false));
     engine.marker.write().unwrap();
     drop(engine);
     let mut engine = ground.engine(&home);
@@ -276,10 +277,15 @@ proptest! {
                     Step::Claim => engine.claim().await.unwrap(),
                     Step::Crash => {
                         let marker = engine.marker.marker.clone();
+                        let mut says = Descent::read(&homes[who]).unwrap();
                         // Published, and killed before the marker says so.
                         if let Outcome::Published(lost) = snap(&mut engine).await {
                             let mut before = marker;
-                            before.intend(lost.id.clone(), lost.id.manifest(false));
+                            if says.known_by().is_none() {
+                                says.attempt = Some(lost.id.clone());
+                            }
+                            before.intend(lost.id.clone(), says.known_by().cloned(), lost.id.manifest(false));
+                            says.write(&homes[who]).unwrap();
                             engine.marker.marker = before;
                             engine.marker.write().unwrap();
                             published.push(lost.id);
