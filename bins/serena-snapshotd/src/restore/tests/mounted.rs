@@ -11,7 +11,7 @@ const HOME_OF_TEST: &str = "SERENA_SNAPSHOTD_TEST_MOUNTED_HOME";
 #[test]
 fn a_home_that_is_a_mount_point_is_filled_anew_and_stays_one() {
     if !geteuid().is_root() {
-        eprintln!("left out: mounting needs root");
+        eprintln!("skipped: a home that is a mount point because mounting needs root");
         return;
     }
     let directory = tempfile::tempdir().unwrap();
