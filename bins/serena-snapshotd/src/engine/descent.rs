@@ -3,7 +3,7 @@
 //! disk says what was true then, and one that was moved or copied says what it said.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -104,8 +104,14 @@ impl Descent {
     /// Lets the home say it; on disk once this returns.
     pub fn write(&self, home: &Path) -> Result<(), EngineError> {
         let path = home.join(DESCENT);
-        write_atomic_mode(&path, &self.to_bytes(), MODE)
-            .map_err(|cause| EngineError::Home { path: path.display().to_string(), cause })
+        let written = match write_atomic_mode(&path, &self.to_bytes(), MODE) {
+            // Nothing can be made in the home, but what is there can be written. Half written, it says nothing.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                overwrite(&path, &self.to_bytes()).map_err(|_| error)
+            }
+            written => written,
+        };
+        written.map_err(|cause| EngineError::Home { path: path.display().to_string(), cause })
     }
 
     /// Lets the home say nothing any more; on disk once this returns.
@@ -130,6 +136,13 @@ impl Descent {
     pub fn made(&self, intent: &Intent) -> bool {
         self.known_by().is_some_and(|known| intent.after.as_ref() == Some(known) || *known == intent.id)
     }
+}
+
+fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let mut file = OpenOptions::new().write(true).truncate(true).custom_flags(flags.bits()).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 #[cfg(test)]
