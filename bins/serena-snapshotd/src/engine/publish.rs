@@ -59,6 +59,11 @@ impl Engine {
     async fn publish(&mut self, work: &Work) -> Result<Outcome, EngineError> {
         for _ in 0..ATTEMPTS {
             let base = self.base().await?;
+            if self.known.as_ref().is_some_and(|known| known.newest.is_none())
+                && self.settings.roots.iter().all(|root| super::is_empty(&root.path))
+            {
+                return Ok(Outcome::Nothing);
+            }
             let id = self.next_id()?;
             let key = id.manifest(self.settings.seal.is_some());
             let gathered = self.gather(&id, &key, base.clone(), work).await?;

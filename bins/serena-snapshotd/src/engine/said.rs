@@ -21,6 +21,8 @@ pub enum Outcome {
     Forked(Summary, Standing),
     /// It is the newest now.
     Published(Summary),
+    /// There is no snapshot yet, and nothing in the home of which one could be.
+    Nothing,
     /// The home holds what the newest snapshot holds; nothing was stored.
     Unchanged(Id),
 }
