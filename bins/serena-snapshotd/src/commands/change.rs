@@ -107,10 +107,14 @@ pub fn acknowledge(value: &Value, json: bool) -> Done {
 pub async fn prune(around: Around, prune: &Prune) -> Done {
     around.must_be_on()?;
     let value = match around.daemon().await? {
-        Some(daemon) => daemon.ask("POST", &format!("/prune?dry_run={}", prune.dry_run)).await?,
+        Some(daemon) => {
+            let fork = prune.fork.as_ref().map(|fork| format!("&fork={fork}")).unwrap_or_default();
+            daemon.ask("POST", &format!("/prune?dry_run={}{fork}", prune.dry_run)).await?
+        }
         None => {
             let mut engine = around.alone()?.engine()?;
-            let pruned = engine.prune(prune.dry_run).await.map_err(|error| Failure::from(&error))?;
+            let pruned = engine.prune(prune.fork.as_ref(), prune.dry_run).await;
+            let pruned = pruned.map_err(|error| Failure::from(&error))?;
             report::pruned(&pruned, prune.dry_run)
         }
     };

@@ -62,7 +62,7 @@ impl Engine {
             "this home may not be published: it is kept as a fork until `serena-snapshotd adopt --local` or `adopt --remote`"
         );
         self.seen = Some((id, seen));
-        self.delete_leftovers().await;
+        let _none_of_a_lineage = self.delete_leftovers().await;
         Ok(Outcome::Forked(summary, standing))
     }
 

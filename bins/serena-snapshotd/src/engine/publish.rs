@@ -259,11 +259,11 @@ impl Engine {
     /// After a snapshot was published: deletes what failed attempts have left, and what need not be kept. It only saves room,
     /// so a failure is for the log.
     pub async fn tidy(&mut self) {
-        self.delete_leftovers().await;
+        let _stay_and_are_no_leftovers = self.delete_leftovers().await;
         if !self.something_may_go() {
             return;
         }
-        match self.prune_known(false).await {
+        match self.prune_known(None, false).await {
             Ok(pruned) if pruned.snapshots.is_empty() => {}
             Ok(pruned) => {
                 log::info!(snapshots = pruned.snapshots.len(), objects = pruned.objects, bytes = pruned.bytes; "old snapshots deleted");

@@ -74,6 +74,49 @@ async fn a_person_chooses_the_home_or_the_store_and_the_other_is_kept() {
 }
 
 #[tokio::test]
+async fn a_fork_stays_until_somebody_names_it_and_then_goes_with_its_bytes() {
+    let ground = Ground::new();
+    let (one, two) = (ground.home("one"), ground.home("two"));
+    let mut engine = ground.engine(&one);
+    let first = publish(&mut engine).await;
+    let mut stranger = ground.engine(&two);
+    let Outcome::Forked(fork, _) = snap(&mut stranger).await else { panic!() };
+    fs::write(one.join("memories/more.md"), "more").unwrap();
+    let second = publish(&mut engine).await;
+    assert!(engine.prune(None, false).await.unwrap().snapshots.is_empty());
+    // What is no fork is not deleted by this way.
+    for other in [&first, &second, &Id::new(7, 1)] {
+        let error = engine.prune(Some(other), false).await.unwrap_err();
+        assert!(matches!(&error, EngineError::NoSuchSnapshot(why) if why.contains("is no fork")), "{error}");
+    }
+    let would = engine.prune(Some(&fork.id), true).await.unwrap();
+    assert_eq!((would.snapshots, would.objects, ground.keys("forks").len()), (vec![fork.id.clone()], 1, 1));
+    engine.prune(Some(&fork.id), false).await.unwrap();
+    assert_eq!((ground.keys("forks").len(), ground.keys("packs").len()), (0, 2));
+    // The home whose fork that was keeps another one, whole.
+    let Outcome::Forked(again, _) = snap(&mut stranger).await else { panic!() };
+    let third = ground.new_home("third");
+    restore(&mut ground.engine(&third), Some(Selector::Id(again.id)), false).await;
+    assert_eq!(content(&third), content(&two));
+}
+
+#[tokio::test]
+async fn an_empty_home_is_no_first_snapshot() {
+    let ground = Ground::new();
+    let home = ground.new_home("one");
+    let mut engine = ground.engine(&home);
+    assert!(matches!(snap(&mut engine).await, Outcome::Nothing));
+    fs::create_dir_all(home.join("memories")).unwrap();
+    assert!(matches!(snap(&mut engine).await, Outcome::Nothing));
+    assert_eq!((ground.keys("manifests").len(), ground.keys("").len()), (0, 0));
+    fs::write(home.join("memories/first.md"), "1").unwrap();
+    publish(&mut engine).await;
+    // Afterwards nothing is something, too: somebody has deleted it.
+    fs::remove_file(home.join("memories/first.md")).unwrap();
+    publish(&mut engine).await;
+}
+
+#[tokio::test]
 async fn a_crash_between_head_and_marker_does_not_make_the_home_a_stranger() {
     let ground = Ground::new();
     let home = ground.home("one");
