@@ -64,8 +64,8 @@ async fn tree_of(engine: &Engine, seq: u64) -> String {
 fn one_of(world: &World, seq: u64) -> Id {
     let asked = world.objects.requests().into_iter();
     let keys = asked.map(|asked| asked.key).chain(world.objects.snapshot().into_keys());
-    let ids = keys.filter_map(|key| Id::of_key(key.strip_prefix("state/laptop/")?));
-    ids.filter(|id| id.seq == seq).next().unwrap()
+    let mut ids = keys.filter_map(|key| Id::of_key(key.strip_prefix("state/laptop/")?));
+    ids.find(|id| id.seq == seq).unwrap()
 }
 
 #[tokio::test]
