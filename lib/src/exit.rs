@@ -1,6 +1,7 @@
 //! How a daemon ends: an exit code per cause (sysexits.h), and an error as one line with its causes.
 
 use std::error::Error;
+use std::io;
 use std::process::ExitCode;
 
 /// Why a process ends other than well, as the number that tells a supervisor whether to retry.
@@ -17,6 +18,21 @@ pub enum Exit {
     TryAgain = 75,
     /// The configuration is wrong (`EX_CONFIG`).
     Config = 78,
+}
+
+impl Exit {
+    /// What to tell a supervisor where the system failed so at a file: room can be made; a place that may not be written, or
+    /// is not there, is a mistake in the settings.
+    pub fn of_system(cause: &io::Error) -> Exit {
+        match cause.kind() {
+            io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::InvalidData => Exit::Config,
+            _ => Exit::TryAgain,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -105,6 +121,19 @@ mod tests {
         assert_eq!(chain(&link(&["a", "b", "c"])), "a: b: c");
         assert_eq!(chain(&link(&["a: b", "b", "c"])), "a: b: c");
         assert_eq!(chain(&link(&["a\n  more", "", "c\n"])), "a more: c");
+    }
+
+    #[test]
+    fn what_trying_again_cannot_mend_is_a_mistake_in_the_settings() {
+        for (errno, exit) in [
+            (nix::errno::Errno::EACCES, Exit::Config),
+            (nix::errno::Errno::ENOENT, Exit::Config),
+            (nix::errno::Errno::EROFS, Exit::Config),
+            (nix::errno::Errno::ENOSPC, Exit::TryAgain),
+            (nix::errno::Errno::EIO, Exit::TryAgain),
+        ] {
+            assert_eq!(Exit::of_system(&errno.into()), exit, "{errno}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 )]
 
 use std::fs::{self, Permissions};
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
 
@@ -408,22 +408,98 @@ async fn an_archive_of_the_wrapper_becomes_the_first_snapshot() {
     assert!(line.contains("there are snapshots") && code == 69, "{line} {code}");
 }
 
+/// Runs a command as somebody to whom permissions mean something: as us, or where we are root as nobody, to whom all of the
+/// story's directory is given first. `None` where nobody may run our binary.
+async fn as_a_user(snapshotd: &Snapshotd, args: &[&str]) -> Option<Output> {
+    const NOBODY: u32 = 65534;
+    let mut command = snapshotd.bare();
+    command.args(args).args(snapshotd.flags());
+    if geteuid().is_root() {
+        let path = snapshotd.path().to_str().unwrap();
+        let given = Command::new("chown").args(["-hR", &format!("{NOBODY}:{NOBODY}"), path]).status();
+        assert!(given.unwrap().success());
+        command.uid(NOBODY).gid(NOBODY).current_dir("/");
+    }
+    match command.output().await {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            println!("skipped: what a user may not write, because nobody but root may run {BINARY}");
+            None
+        }
+        output => Some(output.unwrap()),
+    }
+}
+
+/// The one line with which it gives up, and its exit code.
+fn gave_up(output: &Output) -> (String, i32) {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let lines: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("serena-snapshotd: ")).collect();
+    assert_eq!(lines.len(), 1, "{output:?}");
+    (lines[0].to_owned(), output.status.code().unwrap())
+}
+
 #[tokio::test]
 async fn a_home_that_cannot_be_written_is_left_as_it_is() {
-    if geteuid().is_root() {
-        println!("left out: root may write everywhere");
-        return;
-    }
     let snapshotd = used();
-    snapshotd.succeed(&["snapshot"]).await;
+    let Some(first) = as_a_user(&snapshotd, &["snapshot"]).await else { return };
+    assert!(first.status.success(), "{first:?}");
     fs::set_permissions(snapshotd.home(), Permissions::from_mode(0o500)).unwrap();
-    snapshotd.succeed(&["snapshot"]).await;
+    // Its permissions have changed, and nothing can be made in it.
+    let changed = as_a_user(&snapshotd, &["snapshot"]).await.unwrap();
+    assert!(changed.status.success(), "{changed:?}");
     fs::set_permissions(snapshotd.path(), Permissions::from_mode(0o500)).unwrap();
-    let (line, code) = snapshotd.fail(&["restore", "--replace"]).await;
+    let (line, code) = gave_up(&as_a_user(&snapshotd, &["restore", "--replace"]).await.unwrap());
     fs::set_permissions(snapshotd.path(), Permissions::from_mode(0o700)).unwrap();
     fs::set_permissions(snapshotd.home(), Permissions::from_mode(0o700)).unwrap();
     assert!(line.contains("home") && code == 78, "{line} {code}");
     assert_eq!(snapshotd.read("memories/global/style.md").as_deref(), Some("short words\n"));
+}
+
+#[tokio::test]
+async fn a_home_in_a_directory_that_cannot_be_written_is_a_wrong_setting_and_says_which() {
+    let snapshotd = used();
+    let closed = snapshotd.path().canonicalize().unwrap().join("closed");
+    let home = closed.join("home");
+    fs::create_dir_all(&home).unwrap();
+    fs::set_permissions(&closed, Permissions::from_mode(0o500)).unwrap();
+    for command in ["snapshot", "restore"] {
+        let output = as_a_user(&snapshotd, &[command, "--home", home.to_str().unwrap()]).await;
+        let Some(output) = output else { break };
+        let (line, code) = gave_up(&output);
+        let wanted = format!("{} must be a directory that this user may write", closed.display());
+        assert!(
+            line.contains("home.snapshotd.lock") && line.contains(&wanted) && code == 78,
+            "{line} {code}"
+        );
+    }
+    fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
+}
+
+#[tokio::test]
+async fn to_be_strict_can_be_said_in_the_file_and_in_the_environment_too() {
+    let base =
+        "partition = 'a'\nstore = 's3://bucket/p'\n[s3]\nendpoint = 'http://127.0.0.1:1'\nattempts = 1\n";
+    let with = |toml: &str, variables: &[(&str, &str)]| {
+        let mut snapshotd = Snapshotd::new(BINARY)
+            .with_env("AWS_ACCESS_KEY_ID", "id")
+            .with_env("AWS_SECRET_ACCESS_KEY", "secret");
+        for (name, value) in variables {
+            snapshotd = snapshotd.with_env(name, value);
+        }
+        let settings = snapshotd.path().join("settings.toml");
+        fs::write(&settings, format!("{toml}{base}")).unwrap();
+        snapshotd.with_flags(&["--config", settings.to_str().unwrap()])
+    };
+    let strict = ("SERENA_R2_STATE_STRICT", "1");
+    for (toml, variables, args, expected) in [
+        ("", &[][..], &["restore"][..], 69),
+        ("", &[], &["restore", "--strict"], 75),
+        ("strict = true\n", &[], &["restore"], 75),
+        ("", &[strict], &["restore"], 75),
+        ("strict = false\n", &[strict], &["restore"], 69),
+    ] {
+        let (line, code) = with(toml, variables).fail(args).await;
+        assert_eq!(code, expected, "{toml} {variables:?} {args:?}: {line}");
+    }
 }
 
 /// Runs a script with a file system of 1 MiB at `$1`, in a mount namespace of its own; `None` where that is not allowed.
@@ -440,7 +516,7 @@ fn on_a_small_disk(snapshotd: &Snapshotd, script: &str) -> Option<Output> {
         .ok()?;
     let said = String::from_utf8_lossy(&output.stderr);
     if said.contains("ermitted") || said.contains("ermission") {
-        println!("left out: no file system may be mounted here: {said}");
+        println!("skipped: a full disk because no file system may be mounted here: {}", said.trim());
         return None;
     }
     Some(output)

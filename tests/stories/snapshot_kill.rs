@@ -17,6 +17,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use snapshotd::take::DESCENT;
 use support::{
     Snapshotd,
     objects::{Asked, Fault, Objects, What},
@@ -49,7 +50,7 @@ fn write(machine: &Snapshotd, version: usize) {
     machine.write("language.bin", format!("{version} ").repeat(20_000));
 }
 
-/// The files of a home.
+/// The files of a home, but ours.
 fn files(home: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut left = vec![home.to_owned()];
@@ -58,7 +59,7 @@ fn files(home: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 left.push(path);
-            } else {
+            } else if path.file_name().unwrap() != DESCENT {
                 found.insert(path.strip_prefix(home).unwrap().to_owned(), fs::read(path).unwrap());
             }
         }

@@ -72,6 +72,25 @@ async fn nobody_hears_that_it_is_ready_while_an_empty_home_is_being_restored() {
 }
 
 #[tokio::test]
+async fn a_name_that_nobody_has_used_is_said_to_be_one_and_nothing_is_stored_for_an_empty_home() {
+    let other = used();
+    other.succeed(&["snapshot"]).await;
+    let store = format!("file://{}", other.store().display());
+    let mut mistyped = Snapshotd::new(BINARY).with_flags(&["--partition", "lapptop", "--store", &store]);
+    mistyped.start(&["--interval", "20ms"]).await;
+    let said = mistyped.until_logged("has no snapshot yet").await;
+    assert!(said.replace("lapptop", "").contains("laptop"), "{said}");
+    let (status, made) = mistyped.control("POST", "/snapshot").await;
+    assert_eq!((status, &made["outcome"]), (200, &json!("nothing")), "{made}");
+    assert!(mistyped.stop().await.success());
+    assert!(!other.store().join("lapptop/HEAD").exists());
+    // What is written there is somebody's work all the same.
+    mistyped.write("memories/new.md", "1");
+    mistyped.succeed(&["snapshot"]).await;
+    assert!(other.store().join("lapptop/HEAD").exists());
+}
+
+#[tokio::test]
 async fn snapshots_come_by_themselves() {
     let mut snapshotd = used();
     snapshotd.start(&["--interval", "50ms"]).await;

@@ -291,7 +291,7 @@ async fn as_the_first_process_of_a_container_it_reaps_and_keeps_the_exit_code() 
     let unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
     let tried = std::process::Command::new(unshare[0]).args(&unshare[1..]).arg("true").output();
     if !tried.is_ok_and(|output| output.status.success()) {
-        println!("left out: the first process of a container, because there are no namespaces for us here");
+        println!("skipped: the first process of a container, because there are no namespaces for us here");
         return;
     }
     let storm = ["--children", "3", "--storm", "--double-fork", "--setsid"];

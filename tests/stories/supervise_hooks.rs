@@ -202,7 +202,7 @@ impl Drop for Full {
 async fn a_home_on_a_full_disk_is_no_reason_not_to_serve() {
     let directory = tempfile::tempdir().unwrap();
     let Some(full) = Full::mount(directory.path().join("full")) else {
-        println!("left out: a home on a full disk, because nothing can be mounted here");
+        println!("skipped: a home on a full disk, because nothing can be mounted here");
         return;
     };
     let home = full.0.join("home");

@@ -274,7 +274,7 @@ fn cgroup_of(server: &Value) -> Option<PathBuf> {
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?;
     let found = path.contains("mcp-tree-").then(|| Path::new(mount).join(path));
     if found.is_none() {
-        println!("left out: what becomes of a cgroup, because none can be made here");
+        println!("skipped: what becomes of a cgroup, because none can be made here");
     }
     found
 }

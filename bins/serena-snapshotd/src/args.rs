@@ -11,7 +11,7 @@ use mcp_daemon::addr::Listen;
 use mcp_daemon::args::{self, Early};
 use snapshotd::config::{Flags, Interval, NamedRoot};
 use snapshotd::engine::Selector;
-use snapshotd::layout::Partition;
+use snapshotd::layout::{Id, Partition};
 use snapshotd::store::Location;
 
 /// What to type, for somebody who typed nothing.
@@ -237,8 +237,15 @@ command! {
 
 command! {
     /// Delete the snapshots that the settings do not keep. The newest, the one before it and pinned ones always stay.
-    #[argh(subcommand, name = "prune")]
+    #[argh(
+        subcommand,
+        name = "prune",
+        note = "Forks stay until somebody names them: --fork with the id that `list` shows deletes that one, and nothing else."
+    )]
     Prune {
+        /// only this fork: the id of one that `list` shows as a fork
+        #[argh(option, arg_name = "id")]
+        fork: Option<Id>,
         /// only say what would go
         #[argh(switch)]
         dry_run: bool,
@@ -253,7 +260,7 @@ command! {
     #[argh(
         subcommand,
         name = "restore",
-        note = "Exit code 0: restored, or there is nothing, or the home is not empty; what it was is said. 75 with --strict: nobody can tell whether there is a snapshot."
+        note = "Exit code 0: restored, or there is nothing, or the home is not empty; what it was is said. 75 if it is strict: nobody can tell whether there is a snapshot."
     )]
     Restore {
         /// which: 12, latest or an id (default: the newest that is whole)

@@ -17,6 +17,9 @@ pub use self::table::{diff, list, show};
 pub fn outcome(value: &Value) -> String {
     let id = text(&value["id"]);
     match text(&value["outcome"]) {
+        "nothing" => {
+            "no snapshot: there is none yet, and nothing in the home of which one could be".to_owned()
+        }
         "unchanged" => format!("unchanged: {id} holds the same"),
         "forked" => format!("kept as fork {id}: {}", extent(value)),
         _ => format!(

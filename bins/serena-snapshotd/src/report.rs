@@ -15,6 +15,7 @@ pub fn outcome(outcome: &Outcome) -> Value {
             value["standing"] = word(*standing).into();
             value
         }
+        Outcome::Nothing => json!({ "outcome": "nothing", "sent": 0 }),
         Outcome::Published(summary) => made("published", summary),
         Outcome::Unchanged(id) => json!({ "outcome": "unchanged", "id": id, "sent": 0 }),
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mcp_daemon::control;
 use mcp_daemon::exit::{Exit, Failure};
+use mcp_daemon::files::LockError;
 use mcp_daemon::life::{self, Life};
 use mcp_daemon::log;
 use mcp_daemon::{fds, files};
@@ -112,7 +113,10 @@ fn run(serving: Serving) -> Done {
 
 fn explain(error: &FleetError) -> Failure {
     let exit = match error {
-        FleetError::Bind { .. } | FleetError::Lock { .. } | FleetError::Stopping => Exit::Unavailable,
+        FleetError::Lock { source: LockError::System { cause, .. }, .. } => Exit::of_system(cause),
+        FleetError::Bind { .. }
+        | FleetError::Lock { source: LockError::Held { .. }, .. }
+        | FleetError::Stopping => Exit::Unavailable,
         FleetError::Directory { .. } | FleetError::Problem(_) => Exit::Config,
     };
     Failure::new(exit, error)

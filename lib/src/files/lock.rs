@@ -30,13 +30,25 @@ pub enum LockError {
         holder: Option<u32>,
     },
     /// The file cannot be made or written.
-    #[error("{}: {cause}", path.display())]
+    #[error("{}: {cause}{}", path.display(), wanted(path, cause))]
     System {
         /// The lock file.
         path: PathBuf,
         /// Why.
         cause: io::Error,
     },
+}
+
+/// What would mend it: the lock of a directory is made beside it, which not everybody expects.
+fn wanted(path: &Path, cause: &io::Error) -> String {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+
+    match (cause.kind(), path.parent()) {
+        (NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem, Some(parent)) => {
+            format!("; {} must be a directory that this user may write", parent.display())
+        }
+        _ => String::new(),
+    }
 }
 
 fn holder_text(holder: Option<u32>) -> String {
@@ -192,6 +204,16 @@ mod tests {
         drop(lock);
         Lock::is_free(&path).unwrap();
         Lock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_made_says_what_must_be_writable() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("missing/home.lock");
+        let error = Lock::take(&path).unwrap_err().to_string();
+        let parent = directory.path().join("missing");
+        let wanted = format!("; {} must be a directory that this user may write", parent.display());
+        assert!(error.starts_with(&path.display().to_string()) && error.ends_with(&wanted), "{error}");
     }
 
     #[test]

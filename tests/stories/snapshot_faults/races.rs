@@ -8,7 +8,7 @@ use snapshotd::{
     progress::Progress,
     settings::Keep,
 };
-use support::objects::{Fault, Operation, What};
+use support::objects::{Asked, Fault, Operation, What};
 
 use crate::world::{Tree, World, snapshot, tree};
 
@@ -23,6 +23,49 @@ fn note(world: &World, machine: &str, round: usize) {
     let memories = world.home(machine).join("memories");
     fs::write(memories.join(format!("{machine}-{round}.md")), format!("by {machine} in round {round}"))
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_pin_that_comes_while_its_snapshot_is_deleted_brings_it_back() {
+    let mut world = World::new().await;
+    world.keep = Keep { last: 10, ..world.keep };
+    world.lose("one");
+    for version in 1..=3 {
+        world.write("one", version);
+        world.publish("one").await;
+    }
+    world.keep = Keep { last: 1, within: 0, daily: 0, weekly: 0, monthly: 0 };
+    let mut one = world.open("one").unwrap();
+    let expected = tree_of(&one, 1).await;
+    world.objects.forget();
+    let is_deletion =
+        |asked: &Asked| asked.operation == Operation::Delete && asked.key.contains("/manifests/");
+    world.objects.plan([Fault::when(is_deletion, What::Late).times(1)]);
+    let pin = async {
+        world.objects.until(|all| all.iter().any(is_deletion)).await;
+        // Another machine had stored its pin, and seen the manifest, just before that.
+        let id = one_of(&world, 1);
+        let text = format!(r#"{{"id":"{id}","why":"pin"}}"#);
+        world.objects.put("state/laptop/pins/0000000001", text);
+        world.objects.release();
+    };
+    let (pruned, ()) = tokio::join!(one.prune(None, false), pin);
+    assert!(pruned.unwrap().snapshots.is_empty());
+    assert_eq!(tree_of(&one, 1).await, expected);
+    assert_eq!(world.litter(), Vec::<String>::new());
+}
+
+/// What a snapshot of this number holds, as its manifest says.
+async fn tree_of(engine: &Engine, seq: u64) -> String {
+    engine.reader().manifest(&Selector::Seq(seq)).await.unwrap().about.tree.to_string()
+}
+
+/// The id of the snapshot that has this number; it may just have been deleted.
+fn one_of(world: &World, seq: u64) -> Id {
+    let asked = world.objects.requests().into_iter();
+    let keys = asked.map(|asked| asked.key).chain(world.objects.snapshot().into_keys());
+    let mut ids = keys.filter_map(|key| Id::of_key(key.strip_prefix("state/laptop/")?));
+    ids.find(|id| id.seq == seq).unwrap()
 }
 
 #[tokio::test]

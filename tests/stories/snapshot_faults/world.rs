@@ -16,7 +16,7 @@ use snapshotd::{
     progress::Progress,
     settings::{Keep, Root, Settings, Takeover, Verify},
     store::{Location, S3Settings, Store},
-    take::{Profile, Rules},
+    take::{DESCENT, Profile, Rules},
 };
 use support::objects::Objects;
 use tempfile::TempDir;
@@ -232,13 +232,16 @@ pub async fn snapshot(engine: &mut Engine) -> Result<Outcome, EngineError> {
     engine.snapshot("asked", &Arc::new(Progress::default()), &Arc::new(AtomicBool::new(false))).await
 }
 
-/// All that is below a directory.
+/// All that is below a directory, but what is ours.
 pub fn tree(directory: &Path) -> Tree {
     let mut found = Tree::new();
     let mut left = vec![directory.to_owned()];
     while let Some(next) = left.pop() {
         for entry in fs::read_dir(next).unwrap() {
             let path = entry.unwrap().path();
+            if path.file_name().unwrap() == DESCENT {
+                continue;
+            }
             let stat = path.symlink_metadata().unwrap();
             let bytes = if stat.is_dir() {
                 left.push(path.clone());

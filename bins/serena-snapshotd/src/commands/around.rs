@@ -54,6 +54,11 @@ impl Around {
         self.config.off(&self.flags, &self.env)
     }
 
+    /// Whether not to know what is in the store is worth another try: by a flag, the file or the environment.
+    pub fn is_strict(&self) -> bool {
+        self.config.is_strict(&self.flags, &self.env)
+    }
+
     /// Why nothing is to be done without a daemon.
     pub fn off_alone(&self) -> Option<String> {
         self.config.lacks_key(&self.flags, &self.env)

@@ -27,7 +27,8 @@ pub async fn restore(around: Around, restore: &Restore) -> Done {
         if let Some(which) = &restore.id {
             query += &format!("&which={which}");
         }
-        let answer = daemon.ask("POST", &query).await.map_err(|failure| strictly(failure, restore))?;
+        let answer =
+            daemon.ask("POST", &query).await.map_err(|failure| strictly(failure, &around, restore))?;
         let [home, place] = ["home", "store"].map(|key| daemon.status[key].as_str().unwrap_or_default());
         let place = format!("{place}, partition {}", daemon.status["partition"].as_str().unwrap_or_default());
         tell(&answer, restore.json, |value| render::restored(value, home, &place));
@@ -43,7 +44,7 @@ pub async fn restore(around: Around, restore: &Restore) -> Done {
     let progress = Arc::new(Progress::default());
     let outcome = match shown(&progress, engine.restore(&request, &progress)).await {
         Ok(outcome) => outcome,
-        Err(error) => return Err(strictly(alone.explain(&error).await, restore)),
+        Err(error) => return Err(strictly(alone.explain(&error).await, &around, restore)),
     };
     let value = report::restored(&outcome);
     let home = alone.plan.home().display().to_string();
@@ -57,10 +58,10 @@ pub async fn restore(around: Around, restore: &Restore) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// With `--strict`, not to know is worth another try.
-fn strictly(failure: Failure, restore: &Restore) -> Failure {
+/// To who is strict, not to know is worth another try.
+fn strictly(failure: Failure, around: &Around, restore: &Restore) -> Failure {
     match failure.exit {
-        Exit::Unavailable if restore.strict && restore.id.is_none() => {
+        Exit::Unavailable if around.is_strict() && restore.id.is_none() => {
             Failure { exit: Exit::TryAgain, ..failure }
         }
         _ => failure,
@@ -106,10 +107,14 @@ pub fn acknowledge(value: &Value, json: bool) -> Done {
 pub async fn prune(around: Around, prune: &Prune) -> Done {
     around.must_be_on()?;
     let value = match around.daemon().await? {
-        Some(daemon) => daemon.ask("POST", &format!("/prune?dry_run={}", prune.dry_run)).await?,
+        Some(daemon) => {
+            let fork = prune.fork.as_ref().map(|fork| format!("&fork={fork}")).unwrap_or_default();
+            daemon.ask("POST", &format!("/prune?dry_run={}{fork}", prune.dry_run)).await?
+        }
         None => {
             let mut engine = around.alone()?.engine()?;
-            let pruned = engine.prune(prune.dry_run).await.map_err(|error| Failure::from(&error))?;
+            let pruned = engine.prune(prune.fork.as_ref(), prune.dry_run).await;
+            let pruned = pruned.map_err(|error| Failure::from(&error))?;
             report::pruned(&pruned, prune.dry_run)
         }
     };

@@ -43,13 +43,19 @@ pub struct Named {
 
 impl Config {
     /// Why nothing is to be done at all; `None` if there is something to do. A store that is named on purpose is used,
-    /// whatever the environment says.
+    /// whatever the environment says; the wrapper's bucket is not, unless the wrapper's switch is on.
     pub fn off(&self, flags: &Flags, env: &Env) -> Option<String> {
         match self.enabled {
             Some(true) => None,
             Some(false) => Some("enabled is false".to_owned()),
             None if flags.store.is_some() || self.store.is_some() => None,
-            None => (env.enabled == Some(false)).then(|| format!("{ENABLED} is off")),
+            None => match (env.enabled, &env.store) {
+                (Some(true), _) | (None, None) => None,
+                (Some(false), _) => Some(format!("{ENABLED} is off")),
+                (None, Some(_)) => Some(format!(
+                    "{BUCKET} is set, but {ENABLED} is not, and off unless it is 1; set it to 1, or name a store"
+                )),
+            },
         }
     }
 
@@ -63,7 +69,8 @@ impl Config {
         missing_key(&self.s3, env).map(|name| format!("{ENABLED} is on, but {name} is not set"))
     }
 
-    fn is_strict(&self, flags: &Flags, env: &Env) -> bool {
+    /// Whether nobody may start while nobody can tell whether there is a snapshot: by a flag, the file or the environment.
+    pub fn is_strict(&self, flags: &Flags, env: &Env) -> bool {
         flags.strict || self.strict.or(env.strict).unwrap_or(false)
     }
 

@@ -3,7 +3,7 @@
 //! ```toml
 //! partition = "laptop"
 //! store = "s3://serena-state/homes"
-//! home = "/var/lib/serena"
+//! home = "/var/lib/serena/home"
 //!
 //! [s3]
 //! endpoint = "https://s3.example.org"

@@ -224,6 +224,26 @@ fn a_key_in_an_endpoint_is_not_repeated() {
 }
 
 #[test]
+fn the_wrappers_bucket_alone_turns_nothing_on() {
+    let off = |toml: &str, flags: &Flags, variables: &str| config(toml).off(flags, &env(variables).unwrap());
+    let flags = Flags::default();
+    let unset = WRAPPER.replace("SERENA_R2_STATE_ENABLED=1", "");
+    let why = off("", &flags, &unset).unwrap();
+    assert!(why.starts_with("R2_BUCKET_NAME is set, but SERENA_R2_STATE_ENABLED is not"), "{why}");
+    assert_eq!(off("", &flags, WRAPPER), None);
+    // Where there is nothing of the wrapper, there is nothing to turn on; and whoever says it means it.
+    assert_eq!(off("", &flags, "HOME=/home/me"), None);
+    assert_eq!(off("enabled = true", &flags, &unset), None);
+    assert_eq!(off("store = 's3://abc/p'", &flags, &unset), None);
+    let named = Flags { store: Some("s3://abc/p".parse().unwrap()), ..Flags::default() };
+    assert_eq!(off("", &named, &unset), None);
+    assert_eq!(
+        off("", &flags, &WRAPPER.replace("=1", "=0")).as_deref(),
+        Some("SERENA_R2_STATE_ENABLED is off")
+    );
+}
+
+#[test]
 fn the_wrapper_without_a_key_goes_on_without_snapshots_unless_it_is_strict() {
     let without = WRAPPER.replace("AWS_SECRET_ACCESS_KEY=hunter2", "");
     let lacks =

@@ -253,7 +253,7 @@ impl Actor {
                 match &outcome {
                     Outcome::Forked(_, standing) => self.stands(Some(*standing)),
                     Outcome::Published(_) => self.stands(Some(Standing::Current)),
-                    Outcome::Unchanged(_) => {}
+                    Outcome::Nothing | Outcome::Unchanged(_) => {}
                 }
                 self.metrics.snapshot(&outcome, took);
                 let mut value = report::outcome(&outcome);

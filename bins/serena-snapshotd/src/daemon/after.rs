@@ -27,8 +27,8 @@ impl After {
     pub(super) fn snapshot(done: &Result<Outcome, EngineError>, took: Duration) -> Self {
         match done {
             Ok(Outcome::Published(_)) => After::Tidy,
-            Ok(Outcome::Unchanged(_)) if took < MUCH => After::Nothing,
-            Ok(Outcome::Forked(..) | Outcome::Unchanged(_)) | Err(_) => After::Rest,
+            Ok(Outcome::Nothing | Outcome::Unchanged(_)) if took < MUCH => After::Nothing,
+            Ok(Outcome::Forked(..) | Outcome::Nothing | Outcome::Unchanged(_)) | Err(_) => After::Rest,
         }
     }
 }

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Interval;
 use crate::engine::{RestoreRequest, Selector, Side};
+use crate::layout::Id;
 use crate::settings::Keep;
 
 /// Requests that wait; a further one is refused.
@@ -20,8 +21,10 @@ pub enum Job {
     Apply(Interval, Keep),
     /// Keep a snapshot from `prune`.
     Pin(Selector),
-    /// Delete what is not kept; or only say what.
+    /// Delete what is not kept, or one fork; or only say what.
     Prune {
+        /// This fork, and nothing else.
+        fork: Option<Id>,
         /// Only say.
         dry_run: bool,
     },

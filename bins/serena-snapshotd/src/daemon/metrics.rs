@@ -65,7 +65,7 @@ impl Metrics {
         let (name, summary) = match outcome {
             Outcome::Forked(summary, _) => ("forked", Some(summary)),
             Outcome::Published(summary) => ("published", Some(summary)),
-            Outcome::Unchanged(_) => ("unchanged", None),
+            Outcome::Nothing | Outcome::Unchanged(_) => ("unchanged", None),
         };
         self.snapshots.get_or_create(&Ended { outcome: name }).inc();
         self.seconds.observe(took.as_secs_f64());

@@ -39,9 +39,9 @@ impl Actor {
                 let pinned = self.bounded(async |engine| engine.reader().pin(&which).await).await?;
                 pinned.map(|id| json!({ "pinned": id }))
             }
-            Job::Prune { dry_run } => {
+            Job::Prune { fork, dry_run } => {
                 let _working = self.working("prune", &progress);
-                let pruned = self.bounded(async |engine| engine.prune(dry_run).await).await?;
+                let pruned = self.bounded(async |engine| engine.prune(fork.as_ref(), dry_run).await).await?;
                 pruned.map(|pruned| report::pruned(&pruned, dry_run))
             }
             Job::Restore(request) => return self.restore(&request).await,

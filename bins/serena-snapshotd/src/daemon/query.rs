@@ -31,7 +31,7 @@ pub fn wanted(method: &Method, uri: &Uri) -> Option<Result<Wanted, QueryError>> 
         ("POST", path) => match path {
             "/adopt" => Query::of(query, &["side"]).and_then(|query| query.side()).map(Job::Adopt),
             "/pin" => Query::of(query, &["which"]).and_then(|query| query.which()).map(Job::Pin),
-            "/prune" => Query::of(query, &["dry_run"]).and_then(|query| query.prune()),
+            "/prune" => Query::of(query, &["dry_run", "fork"]).and_then(|query| query.prune()),
             "/restore" => Query::of(query, &["replace", "which"]).and_then(|query| query.restore()),
             "/snapshot" => Query::of(query, &[]).map(|_| Job::Snapshot),
             "/unpin" => Query::of(query, &["which"]).and_then(|query| query.which()).map(Job::Unpin),
@@ -85,7 +85,9 @@ impl<'a> Query<'a> {
     }
 
     fn prune(&self) -> Result<Job, QueryError> {
-        Ok(Job::Prune { dry_run: self.is("dry_run")? })
+        let fork = self.0.get("fork").map(|id| id.parse()).transpose();
+        let fork = fork.map_err(|error: NameError| QueryError(format!("fork: {error}")))?;
+        Ok(Job::Prune { fork, dry_run: self.is("dry_run")? })
     }
 
     fn side(&self) -> Result<Side, QueryError> {
@@ -118,8 +120,11 @@ mod tests {
     fn what_is_written_right_is_done() {
         assert!(matches!(asked("GET", "/snapshots"), Some(Ok(Wanted::List))));
         assert!(matches!(job("/snapshot"), Job::Snapshot));
-        assert!(matches!(job("/prune"), Job::Prune { dry_run: false }));
-        assert!(matches!(job("/prune?dry_run"), Job::Prune { dry_run: true }));
+        assert!(matches!(job("/prune"), Job::Prune { fork: None, dry_run: false }));
+        assert!(matches!(job("/prune?dry_run"), Job::Prune { fork: None, dry_run: true }));
+        let fork = "0000000002-000001-2a874e6d235d185d";
+        let Job::Prune { fork: Some(id), .. } = job(&format!("/prune?fork={fork}")) else { panic!() };
+        assert_eq!(id.to_string(), fork);
         assert!(matches!(job("/adopt?side=remote"), Job::Adopt(Side::Remote)));
         assert!(matches!(job("/unpin?which=latest"), Job::Unpin(Selector::Latest)));
         let Job::Restore(RestoreRequest { which, replace }) = job("/restore?which=12&replace=true") else {
@@ -141,7 +146,8 @@ mod tests {
             ("/restore?which=12&which=13", "`which` is given twice"),
             ("/restore?which=newest", "which: `newest` is not the id of a snapshot"),
             ("/restore?which", "which: `true` is not the id of a snapshot"),
-            ("/prune?dryrun=true", "`dryrun` means nothing here; write dry_run"),
+            ("/prune?dryrun=true", "`dryrun` means nothing here; write dry_run or fork"),
+            ("/prune?fork=2", "fork: `2` is not the id of a snapshot"),
             ("/prune?dry_run=1", "dry_run: `1` is neither"),
             ("/snapshot?now", "`now` means nothing here; nothing follows"),
             ("/pin", "which snapshot is missing"),

@@ -34,6 +34,9 @@ pub(super) async fn settle(
         let is_overtaken =
             standing == Standing::Diverged && matches!(outcome, RestoreOutcome::Restored { .. });
         if !is_overtaken || attempt == ATTEMPTS {
+            if standing == Standing::Fresh {
+                engine.name_others().await;
+            }
             return Ok((outcome, standing));
         }
         // Its last snapshot came after the one that we have just put back. Nobody has been told yet that the home is there.

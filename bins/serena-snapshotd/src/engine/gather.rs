@@ -9,6 +9,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
+use super::descent::Descent;
 use super::{Engine, EngineError, Summary, home};
 use crate::digest::{Digest, Hasher};
 use crate::head::Pointer;
@@ -86,12 +87,13 @@ impl Engine {
                 ControlFlow::Break(done) => break done,
             };
             let size = made.size;
-            if !intended {
-                self.marker.marker.intend(id.clone(), manifest_key.to_owned());
-                intended = true;
-            }
             work.progress.begin(Step::Sending, size, 0);
-            let stored = self.store_made(made).await;
+            let begun = if intended { Ok(()) } else { self.begin(id, manifest_key) };
+            intended = true;
+            let stored = match begun {
+                Ok(()) => self.store_made(made).await,
+                Err(error) => Err(error),
+            };
             sent += size;
             let told = match stored {
                 Ok(()) => Ok(()),
@@ -105,7 +107,7 @@ impl Engine {
         match (taken, failed) {
             (Ok(taken), None) => {
                 if !intended && matches!(taken, Taken::New(_)) {
-                    self.marker.marker.intend(id.clone(), manifest_key.to_owned());
+                    self.begin(id, manifest_key)?;
                     self.marker.write()?;
                 }
                 Ok(Gathered { taken, sent })
@@ -117,6 +119,18 @@ impl Engine {
                     .unwrap_or_else(|| TakeError::Cancelled.into()))
             }
         }
+    }
+
+    /// Begins an attempt, which the marker has to be told before anything is stored. A home that descends from nothing says
+    /// which one it is: so it is known again, if nobody hears that it was published.
+    fn begin(&mut self, id: &Id, manifest_key: &str) -> Result<(), EngineError> {
+        let mut says = Descent::read(home(&self.settings))?;
+        if says.known_by().is_none() {
+            says.attempt = Some(id.clone());
+            says.write(home(&self.settings))?;
+        }
+        self.marker.marker.intend(id.clone(), says.known_by().cloned(), manifest_key.to_owned());
+        Ok(())
     }
 
     async fn store_made(&mut self, made: Made) -> Result<(), EngineError> {

@@ -4,9 +4,12 @@
 use std::collections::HashMap;
 
 use super::pins::{ASKED, SHRUNK};
-use super::{EngineError, Held, Place, Reader, Row};
+use super::{Engine, EngineError, Held, Place, Reader, Row};
 use crate::layout::{FORKS, Id, MANIFESTS};
 use crate::manifest::Manifest;
+
+/// Most partitions that are named to who may have mistyped one.
+const MAX_NAMED: usize = 20;
 
 impl Reader {
     /// Everything there is, the newest first, forks last.
@@ -67,6 +70,26 @@ impl Reader {
             row.pinned = pins.get(&row.id).map(|pin| if pin.why == SHRUNK { SHRUNK } else { ASKED });
         }
         Ok(rows)
+    }
+}
+
+impl Engine {
+    /// Says which partitions there are besides one that has no snapshot yet: a mistyped name must not pass for a new home
+    /// without a word.
+    pub async fn name_others(&self) {
+        let ours = self.settings.partition.as_str();
+        match self.store.partitions().await {
+            Ok(mut there) => {
+                there.retain(|name| name != ours);
+                if !there.is_empty() {
+                    let more = there.len().saturating_sub(MAX_NAMED);
+                    there.truncate(MAX_NAMED);
+                    let there = there.join(", ");
+                    log::warn!(partition = ours, there, more; "this partition has no snapshot yet, others have; is its name right?");
+                }
+            }
+            Err(error) => log::debug!(error:% = error; "the partitions beside this one cannot be listed"),
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! The marker beside a home: which snapshot it descends from, and what this machine was about to publish. It is what keeps
-//! a stale home from being published over a newer lineage, so it is written before and after everything that counts.
+//! The marker beside a home: what this machine was about to publish and to delete. What the home descends from it says
+//! itself, see `descent`: the two can be parted.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use mcp_daemon::files::write_atomic;
 use serde::{Deserialize, Serialize};
 
 use super::EngineError;
-use crate::head::{Pointer, Versioned};
+use crate::head::Versioned;
 use crate::layout::Id;
 
 /// The only version there is.
@@ -23,12 +23,6 @@ pub(super) struct Marker {
     version: u32,
     /// Where its snapshots were last, for people.
     pub store: String,
-    /// The snapshot that the home descends from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base: Option<Pointer>,
-    /// The fork that this home has at the moment.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fork: Option<Pointer>,
     /// The nonce of the last `HEAD` that was written from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_nonce: Option<String>,
@@ -41,11 +35,14 @@ pub(super) struct Marker {
 }
 
 /// An attempt to publish.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Intent {
     /// As what.
     pub id: Id,
+    /// What the home was known by: the snapshot that it descended from, or its first attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Id>,
     /// Everything that is stored for it, its manifest included.
     pub keys: Vec<String>,
 }
@@ -55,8 +52,6 @@ impl Default for Marker {
         Marker {
             version: VERSION,
             store: String::new(),
-            base: None,
-            fork: None,
             head_nonce: None,
             intents: Vec::new(),
             leftovers: Vec::new(),
@@ -66,22 +61,20 @@ impl Default for Marker {
 
 impl Marker {
     /// Begins an attempt; one too many forgets the oldest, whose objects then stay in the store.
-    pub fn intend(&mut self, id: Id, key: String) {
+    pub fn intend(&mut self, id: Id, after: Option<Id>, key: String) {
         if self.intents.len() == MAX_INTENTS {
             self.intents.remove(0);
         }
-        self.intents.push(Intent { id, keys: vec![key] });
+        self.intents.push(Intent { id, after, keys: vec![key] });
     }
 
-    /// The home is, or comes after, what is published now. The attempt that did it is done; all others have failed, because
-    /// each could only have replaced a `HEAD` that is gone. Where it is not known what came before, one of them may be part
-    /// of that, and they stay.
-    pub fn descends_from(&mut self, newest: Pointer, lineage_is_known: bool) {
-        self.intents.retain(|intent| intent.id != newest.id);
+    /// This is published now. The attempt that did it is done; all others have failed, because each could only have replaced
+    /// a `HEAD` that is gone. Where it is not known what came before, one of them may be part of that, and they stay.
+    pub fn is_published(&mut self, newest: &Id, lineage_is_known: bool) {
+        self.intents.retain(|intent| intent.id != *newest);
         if lineage_is_known {
             self.leftovers.extend(self.intents.drain(..).flat_map(|intent| intent.keys));
         }
-        self.base = Some(newest);
     }
 }
 
@@ -94,7 +87,7 @@ pub(super) struct MarkerFile {
 }
 
 impl MarkerFile {
-    /// Reads it; a home without one descends from nothing.
+    /// Reads it; where there is none, nothing was attempted.
     pub fn open(path: PathBuf) -> Result<Self, EngineError> {
         let marker = match std::fs::read(&path) {
             Ok(bytes) => parse(&bytes).map_err(|why| EngineError::Home {
@@ -119,7 +112,7 @@ impl MarkerFile {
 fn parse(bytes: &[u8]) -> Result<Marker, String> {
     let unreadable = |error: serde_json::Error| {
         format!(
-            "not readable as the marker of a home ({error}); once it is moved away, `adopt` decides what is newer"
+            "not readable as the marker of a home ({error}); once it is moved away, what was attempted is looked for in the store no more"
         )
     };
     // Before the rest, which may look otherwise in a later version.
@@ -137,27 +130,17 @@ mod tests {
     use mcp_daemon::files::beside;
 
     use super::*;
-    use crate::digest::Digest;
-
-    fn newest(id: &Id) -> Pointer {
-        Pointer {
-            id: id.clone(),
-            manifest: id.manifest(false),
-            manifest_sha256: Digest::of(b""),
-            tree: Digest::of(b""),
-        }
-    }
 
     #[test]
     fn what_failed_is_left_over_once_something_else_is_published() {
         let [one, two, three] = [1, 2, 3].map(|seq| Id::new(seq, 1));
         let mut marker = Marker::default();
         for (id, key) in [(&one, "a"), (&two, "b"), (&three, "c")] {
-            marker.intend(id.clone(), key.to_owned());
+            marker.intend(id.clone(), None, key.to_owned());
         }
-        marker.descends_from(newest(&two), false);
+        marker.is_published(&two, false);
         assert_eq!((marker.leftovers.len(), marker.intents.len()), (0, 2));
-        marker.descends_from(newest(&two), true);
+        marker.is_published(&two, true);
         assert_eq!((marker.leftovers, marker.intents.len()), (vec!["a".to_owned(), "c".to_owned()], 0));
     }
 
@@ -166,11 +149,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = beside(&directory.path().join("home"), "snapshotd.json");
         let mut file = MarkerFile::open(path.clone()).unwrap();
-        file.marker.intend(Id::new(1, 1), "a".to_owned());
-        file.marker.base = Some(newest(&Id::new(7, 1)));
+        file.marker.intend(Id::new(1, 1), Some(Id::new(7, 1)), "a".to_owned());
         file.write().unwrap();
         let again = MarkerFile::open(path.clone()).unwrap();
-        assert_eq!(again.marker.base, file.marker.base);
+        assert_eq!(again.marker.intents, file.marker.intents);
         std::fs::write(&path, "{}").unwrap();
         let error = MarkerFile::open(path.clone()).unwrap_err().to_string();
         assert!(

@@ -3,12 +3,13 @@
 //! One [`Engine`] owns one home, from [`Engine::open`] (a lock beside the home) to its end. It changes nothing in the store
 //! that it has not read first, and nothing in the home but by a restore. Two rules make it safe:
 //!
-//! - A snapshot follows the one that its home descends from (the marker beside the home says which), and `HEAD` is replaced
-//!   only while it still names that one.
+//! - A snapshot follows the one that its home descends from (the home says which, see `descent`), and `HEAD` is replaced only
+//!   while it still names that one.
 //! - A manifest points to objects that were stored for it, or that its predecessor points to. Nothing else is shared, so
 //!   deleting what the deleted snapshots alone point to can hit nobody.
 
 mod claim;
+mod descent;
 mod fork;
 mod gather;
 mod list;
@@ -32,6 +33,7 @@ use mcp_daemon::files::{Lock, beside, snapshots_lock};
 use tokio::time::Instant;
 
 pub use self::claim::RENEW;
+use self::descent::Descent;
 use self::marker::MarkerFile;
 use self::reader::Known;
 pub use self::reader::Reader;
@@ -92,6 +94,7 @@ impl Engine {
             log::warn!(home:% = home.display(); "a restore was interrupted, ended it");
         }
         let marker = MarkerFile::open(beside(&home, "snapshotd.json"))?;
+        forget_if_empty(&home)?;
         let reader = Reader::new(store.clone(), settings.seal.clone());
         Ok(Engine {
             settings: Arc::new(settings),
@@ -160,12 +163,19 @@ impl Engine {
                 Err(EngineError::Damaged(_) | EngineError::Unreadable(_)) => vec![newest.clone()],
                 Err(error) => return Err(error),
             };
+        let says = Descent::read(home(&self.settings))?;
         let intents = &mut self.marker.marker.intents;
         let is_intended = |one: &&Pointer| intents.iter().any(|intent| intent.id == one.id);
         let Some(published) = lineage.iter().find(is_intended).cloned() else { return Ok(()) };
+        // An attempt of a home that is not here any more says nothing about the one that is.
+        let is_ours = |one: &&Pointer| intents.iter().any(|intent| intent.id == one.id && says.made(intent));
+        let ours = lineage.iter().find(is_ours).cloned();
         log::info!(snapshot:% = published.id; "a snapshot had been published though nobody heard of it");
         intents.retain(|intent| lineage.iter().all(|one| one.id != intent.id));
-        self.descend_from(published)
+        match ours {
+            Some(ours) => self.descend_from(ours),
+            None => self.marker.write(),
+        }
     }
 
     /// Compares the home with what the store said last.
@@ -174,16 +184,16 @@ impl Engine {
         if self.is_fenced {
             return Ok(Standing::Fenced);
         }
-        let marker = &self.marker.marker;
+        let says = Descent::read(home(&self.settings))?;
         let mut compared = Compared {
             newest: known.newest.as_ref().map(|newest| (&newest.id, known.epoch())),
-            base: marker.base.as_ref().map(|base| &base.id),
+            base: says.base.as_ref().map(|base| &base.id),
             base_ancestors: &[],
             epoch: self.epoch,
             home_is_empty,
         };
         let mut found = standing(compared);
-        if let (Standing::Diverged, Some(base)) = (found, &marker.base) {
+        if let (Standing::Diverged, Some(base)) = (found, &says.base) {
             // The store may have been put back to an earlier state: then the home has all of it, and more.
             match self.reader.read(&base.manifest, Some(&base.manifest_sha256)).await {
                 Ok((manifest, _)) => {
@@ -203,8 +213,8 @@ impl Engine {
         Ok(found)
     }
 
-    /// Whether the home holds exactly what the newest snapshot holds, whatever its marker says: then the marker was lost, with
-    /// a container's own layer or in a crash after a restore, and the home descends from it. Asked once for each newest one.
+    /// Whether the home holds exactly what the newest snapshot holds, whatever it says of itself: then that was lost, such as
+    /// in a copy of all that is known by name, and the home descends from it. Asked once for each newest one.
     async fn holds_the_newest(&mut self) -> Result<bool, EngineError> {
         let newest = self.known.as_ref().and_then(|known| known.newest.clone());
         let Some(newest) = newest.filter(|newest| self.differs.as_ref() != Some(&newest.id)) else {
@@ -224,11 +234,22 @@ impl Engine {
         Ok(is_same)
     }
 
-    /// The home descends from this one from now on.
+    /// The home descends from this one from now on, and says so.
     fn descend_from(&mut self, newest: Pointer) -> Result<(), EngineError> {
-        if self.marker.marker.base.as_ref() != Some(&newest) || !self.marker.marker.intents.is_empty() {
-            self.marker.marker.store = self.store.to_string();
-            self.marker.marker.descends_from(newest, !self.is_cut);
+        let home = home(&self.settings);
+        let says = Descent::read(home)?;
+        if says.base.as_ref() != Some(&newest) {
+            Descent { base: Some(newest.clone()), attempt: None, ..says }.write(home)?;
+        }
+        self.has_published(&newest.id)
+    }
+
+    /// Settles what was attempted, now that this is published.
+    fn has_published(&mut self, newest: &Id) -> Result<(), EngineError> {
+        let store = self.store.to_string();
+        if self.marker.marker.store != store || !self.marker.marker.intents.is_empty() {
+            self.marker.marker.store = store;
+            self.marker.marker.is_published(newest, !self.is_cut);
             self.marker.write()?;
         }
         Ok(())
@@ -268,9 +289,18 @@ fn cannot_tell() -> EngineError {
     EngineError::Refused("the store has not been read yet".to_owned())
 }
 
-/// Whether there is nothing in a directory but directories, or no directory at all; what a restore keeps in it is not counted.
+/// A home that was emptied is not the one that it was: what is written into it next descends from nothing. On disk before
+/// any store is asked, because that may fail.
+fn forget_if_empty(home: &Path) -> Result<(), EngineError> {
+    if is_empty(home) { Descent::forget(home) } else { Ok(()) }
+}
+
+/// Whether there is nothing in a directory but directories, or no directory at all; what is ours in it is not counted.
 fn is_empty(directory: &Path) -> bool {
+    use crate::take::{DESCENT, STAGING};
+
     let Ok(entries) = std::fs::read_dir(directory) else { return !directory.exists() };
-    let mut others = entries.flatten().filter(|entry| entry.file_name() != crate::take::STAGING);
+    let mut others =
+        entries.flatten().filter(|entry| entry.file_name() != STAGING && entry.file_name() != DESCENT);
     others.all(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()) && is_empty(&entry.path()))
 }

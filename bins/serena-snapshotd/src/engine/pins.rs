@@ -58,12 +58,13 @@ impl Reader {
         Ok(newest.id)
     }
 
-    /// Pins a snapshot, and says where; one that is pinned already stays so for its own reason.
+    /// Pins a snapshot, and says where; one that is pinned already stays so for its own reason, but a person's is the stronger.
     pub(super) async fn put_pin(&self, id: &Id, why: &str) -> Result<String, EngineError> {
         let mut key = layout::pin(id);
         if let Some(object) = self.store.get(&key, MAX_PIN).await? {
             match serde_json::from_slice::<Pin>(&object.bytes) {
-                Ok(pin) if pin.id == *id => return Ok(key),
+                Ok(pin) if pin.id == *id && (pin.why == why || why == SHRUNK) => return Ok(key),
+                Ok(pin) if pin.id == *id => {}
                 Ok(_) => key = layout::other_pin(id),
                 Err(_) => {}
             }
@@ -72,6 +73,31 @@ impl Reader {
         let bytes = serde_json::to_vec(&pin).expect("strings are JSON");
         self.store.put(&key, crate::store::Source::Bytes(bytes.into())).await?;
         Ok(key)
+    }
+
+    /// Whether a snapshot is pinned at this moment.
+    pub(super) async fn is_pinned(&self, id: &Id) -> Result<bool, EngineError> {
+        Ok(self.pin_of(id).await?.is_some())
+    }
+
+    /// Lets a snapshot go that was pinned because much was gone after it; one that a person has pinned by now stays so.
+    pub(super) async fn let_go(&self, id: &Id) -> Result<(), EngineError> {
+        match self.pin_of(id).await? {
+            Some((key, pin)) if pin.why == SHRUNK => Ok(self.store.delete(&key).await?),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn pin_of(&self, id: &Id) -> Result<Option<(String, Pin)>, EngineError> {
+        for key in [layout::pin(id), layout::other_pin(id)] {
+            let Some(object) = self.store.get(&key, MAX_PIN).await? else { continue };
+            let pin: Pin = serde_json::from_slice(&object.bytes)
+                .map_err(|error| EngineError::Damaged(format!("{key}: {error}")))?;
+            if pin.id == *id {
+                return Ok(Some((key, pin)));
+            }
+        }
+        Ok(None)
     }
 
     /// Lets it go again.

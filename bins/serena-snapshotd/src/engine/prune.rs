@@ -4,24 +4,32 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::pins::{Pinned, SHRUNK};
 use super::retain::{Kin, dispensable};
 use super::{Engine, EngineError, Pruned, Standing};
 use crate::layout::{FORKS, Id, MANIFESTS};
-use crate::manifest::{Manifest, StoredObject};
-use crate::store::Conditions;
+use crate::manifest::{Ancestor, MAX_STORED, Manifest, StoredObject};
+use crate::store::{Conditions, Source};
 
+/// Most snapshots that stay pinned because much was gone after them. A home that shrinks and grows all the time would keep
+/// everything; the largest of them hold the most, and stay.
+pub(super) const MAX_SHRUNK: usize = 16;
 /// Most manifests whose objects are remembered.
 const MAX_REMEMBERED: usize = 10_000;
 
 impl Engine {
-    /// Deletes what the settings do not keep, and what of it nothing else needs.
-    pub async fn prune(&mut self, dry_run: bool) -> Result<Pruned, EngineError> {
+    /// Deletes what the settings do not keep, or only this fork, and what of it nothing else needs.
+    pub async fn prune(&mut self, fork: Option<&Id>, dry_run: bool) -> Result<Pruned, EngineError> {
         self.look().await?;
-        self.prune_known(dry_run).await
+        self.prune_known(fork, dry_run).await
     }
 
     /// The same by what the store said last.
-    pub(super) async fn prune_known(&mut self, dry_run: bool) -> Result<Pruned, EngineError> {
+    pub(super) async fn prune_known(
+        &mut self,
+        fork: Option<&Id>,
+        dry_run: bool,
+    ) -> Result<Pruned, EngineError> {
         match self.compare(false).await? {
             Standing::Current | Standing::Empty | Standing::Fresh => {}
             Standing::Diverged | Standing::Fenced => {
@@ -46,16 +54,30 @@ impl Engine {
         };
         let manifests = self.reader.listed(MANIFESTS).await?;
         let forks = self.reader.listed(FORKS).await?;
-        let pins = self.reader.pins().await?;
+        let mut pins = self.reader.pins().await?;
         self.existing = Some(manifests.iter().filter_map(|key| Id::of_key(key)).collect());
+        for id in surplus(&manifest, &pins) {
+            pins.remove(&id);
+            if !dry_run {
+                self.reader.let_go(&id).await?;
+                log::info!(snapshot:% = id; "of the snapshots pinned before a shrink this was the smallest of too many, and is pinned no more");
+            }
+        }
         self.pinned = pins.keys().cloned().collect();
-        let gone =
-            dispensable(&lineage(&manifest, &manifests, &|id| pins.contains_key(id)), &self.settings.keep);
+        let lineage = lineage(&manifest, &manifests, &|id| pins.contains_key(id));
+        let keys: HashMap<Id, String> =
+            manifests.iter().chain(&forks).filter_map(|key| Some((Id::of_key(key)?, key.clone()))).collect();
+        let gone = match fork {
+            None => dispensable(&lineage, &self.settings.keep),
+            Some(id) if keys.contains_key(id) && lineage.iter().all(|kin| kin.id != *id) => vec![id.clone()],
+            Some(id) => {
+                let why = format!("{id} is no fork; `serena-snapshotd list` shows which there are");
+                return Err(EngineError::NoSuchSnapshot(why));
+            }
+        };
         if gone.is_empty() {
             return Ok(Pruned::default());
         }
-        let keys: HashMap<Id, String> =
-            manifests.iter().chain(&forks).filter_map(|key| Some((Id::of_key(key)?, key.clone()))).collect();
         // Whatever a listing lacks, the newest one is needed.
         let mut needed: HashSet<String> =
             manifest.about.objects.iter().map(|object| object.key.clone()).collect();
@@ -77,7 +99,7 @@ impl Engine {
             }
         }
         candidates.retain(|key, _| !needed.contains(key));
-        let pruned = Pruned {
+        let mut pruned = Pruned {
             objects: candidates.len() as u64,
             bytes: candidates.values().sum(),
             snapshots: gone.clone(),
@@ -89,8 +111,9 @@ impl Engine {
         let manifests = gone.iter().filter_map(|id| keys.get(id).cloned());
         self.marker.marker.leftovers.extend(manifests.chain(candidates.into_keys()));
         self.marker.write()?;
-        self.delete_leftovers().await;
-        for id in &gone {
+        let pinned = self.delete_leftovers().await;
+        pruned.snapshots.retain(|id| !pinned.contains(id));
+        for id in &pruned.snapshots {
             self.objects.remove(id);
             if let Some(existing) = &mut self.existing {
                 existing.remove(id);
@@ -117,17 +140,40 @@ impl Engine {
         !dispensable(&lineage, &self.settings.keep).is_empty()
     }
 
-    /// Deletes what nothing refers to any more; what cannot be deleted now stays written down.
-    pub(super) async fn delete_leftovers(&mut self) {
+    /// Deletes what nothing refers to any more; what cannot be deleted now stays written down. The snapshots that somebody
+    /// has pinned since that was decided: they stay, with all that they need.
+    pub(super) async fn delete_leftovers(&mut self) -> HashSet<Id> {
+        let mut pinned = HashSet::new();
         if self.marker.marker.leftovers.is_empty() {
-            return;
+            return pinned;
         }
         if self.conditions == Some(Conditions::Ignored) && !self.settings.single_writer {
-            return;
+            return pinned;
         }
-        let mut left = Vec::new();
-        for key in std::mem::take(&mut self.marker.marker.leftovers) {
-            if let Err(error) = self.store.delete(&key).await {
+        // Manifests first: what a pinned one needs must be known before the first pack goes.
+        let (manifests, others): (Vec<String>, Vec<String>) =
+            std::mem::take(&mut self.marker.marker.leftovers)
+                .into_iter()
+                .partition(|key| key.starts_with(MANIFESTS));
+        let (mut left, mut needed, mut is_known) = (Vec::new(), HashSet::new(), true);
+        for key in manifests {
+            match self.delete_unless_pinned(&key).await {
+                Ok(None) => {}
+                Ok(Some((id, objects))) => {
+                    pinned.insert(id);
+                    needed.extend(objects);
+                }
+                Err(error) => {
+                    log::warn!(error:% = error; "could not delete what nothing needs, the next snapshot tries again");
+                    is_known = false;
+                    left.push(key);
+                }
+            }
+        }
+        for key in others.into_iter().filter(|key| !needed.contains(key)) {
+            if !is_known {
+                left.push(key);
+            } else if let Err(error) = self.store.delete(&key).await {
                 log::warn!(error:% = error; "could not delete what nothing needs, the next snapshot tries again");
                 left.push(key);
             }
@@ -136,6 +182,24 @@ impl Engine {
         if let Err(error) = self.marker.write() {
             log::warn!(error:% = error; "the marker could not be written");
         }
+        pinned
+    }
+
+    /// Deletes a manifest, unless it is pinned by now: then which it is, and the keys that it needs. Whoever pins looks whether
+    /// the manifest is there after that; so we look for a pin once more after it is gone, and put it back then.
+    async fn delete_unless_pinned(&self, key: &str) -> Result<Option<(Id, Vec<String>)>, EngineError> {
+        let Some(id) = Id::of_key(key) else { return Ok(self.store.delete(key).await.map(|()| None)?) };
+        let Some(object) = self.store.get(key, MAX_STORED).await? else { return Ok(None) };
+        if !self.reader.is_pinned(&id).await? {
+            self.store.delete(key).await?;
+            if !self.reader.is_pinned(&id).await? {
+                return Ok(None);
+            }
+            self.store.put(key, Source::Bytes(object.bytes)).await?;
+        }
+        let (manifest, _) = self.reader.read(key, None).await?;
+        log::info!(snapshot:% = id; "somebody has just pinned this snapshot, which stays");
+        Ok(Some((id, manifest.about.objects.into_iter().map(|object| object.key).collect())))
     }
 
     async fn objects_of(&mut self, id: &Id, key: &str) -> Result<Arc<Vec<StoredObject>>, EngineError> {
@@ -153,6 +217,16 @@ impl Engine {
         }
         Ok(objects)
     }
+}
+
+/// The snapshots that are pinned no more because too many are for a shrink: the smallest first.
+fn surplus(newest: &Manifest, pins: &HashMap<Id, Pinned>) -> Vec<Id> {
+    let is_ours = |one: &&Ancestor| pins.get(&one.pointer.id).is_some_and(|pin| pin.why == SHRUNK);
+    let mut ours: Vec<&Ancestor> = newest.about.ancestors.iter().filter(is_ours).collect();
+    // Of equals the older one goes first.
+    ours.sort_by_key(|one| (one.bytes, one.files, one.pointer.id.seq));
+    let surplus = ours.len().saturating_sub(MAX_SHRUNK);
+    ours.into_iter().take(surplus).map(|one| one.pointer.id.clone()).collect()
 }
 
 /// The newest snapshot and those of its ancestors that exist.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::descent::Descent;
 use super::gather::{Work, made, summary};
 use super::retain::{Extent, has_shrunk};
 use super::{Engine, EngineError, Known, Outcome, Standing};
@@ -58,6 +59,11 @@ impl Engine {
     async fn publish(&mut self, work: &Work) -> Result<Outcome, EngineError> {
         for _ in 0..ATTEMPTS {
             let base = self.base().await?;
+            if self.known.as_ref().is_some_and(|known| known.newest.is_none())
+                && self.settings.roots.iter().all(|root| super::is_empty(&root.path))
+            {
+                return Ok(Outcome::Nothing);
+            }
             let id = self.next_id()?;
             let key = id.manifest(self.settings.seal.is_some());
             let gathered = self.gather(&id, &key, base.clone(), work).await?;
@@ -124,7 +130,7 @@ impl Engine {
     /// Replaces `HEAD`, where the store keeps its word about conditions; elsewhere the manifest alone counts.
     pub(super) async fn make_newest(&mut self, newest: Pointer) -> Result<Claimed, EngineError> {
         if self.conditions().await? == Conditions::Ignored {
-            self.descend_from(newest.clone())?;
+            self.home_is(newest.clone())?;
             self.known = Some(Known { newest: Some(newest), head: None });
             return Ok(Claimed::Newest);
         }
@@ -137,7 +143,7 @@ impl Engine {
             let epoch = self.epoch.unwrap_or_else(|| known.epoch().max(1));
             let etag = known.head.as_ref().map(|(_, etag)| etag.clone());
             if self.replace_head(epoch, newest.clone(), false, etag.as_ref()).await? {
-                self.descend_from(newest)?;
+                self.home_is(newest)?;
                 return Ok(Claimed::Newest);
             }
             let attempted = self.marker.marker.intents.iter().any(|intent| intent.id == newest.id);
@@ -150,6 +156,19 @@ impl Engine {
             }
         }
         Ok(Claimed::Again)
+    }
+
+    /// The home is what was just published, unless another one has taken its place since it was read.
+    fn home_is(&mut self, newest: Pointer) -> Result<(), EngineError> {
+        let says = Descent::read(super::home(&self.settings))?;
+        let intents = &self.marker.marker.intents;
+        match intents.iter().find(|intent| intent.id == newest.id) {
+            Some(intent) if !says.made(intent) => {
+                log::error!(snapshot:% = newest.id; "the home was replaced while this snapshot of it was published; what is there now is another one");
+                self.has_published(&newest.id)
+            }
+            Some(_) | None => self.descend_from(newest),
+        }
     }
 
     /// The manifest that the next snapshot follows; `None` for the first, and where it cannot be read: then everything is
@@ -179,7 +198,7 @@ impl Engine {
     fn next_id(&self) -> Result<Id, EngineError> {
         let known = self.known.as_ref().ok_or_else(super::cannot_tell)?;
         let newest = known.newest.as_ref().map(|newest| newest.id.seq);
-        let base = self.marker.marker.base.as_ref().map(|base| base.id.seq);
+        let base = Descent::read(super::home(&self.settings))?.base.map(|base| base.id.seq);
         let epoch = self.epoch.unwrap_or_else(|| known.epoch().max(1));
         Ok(Id::new(newest.or(base).unwrap_or(0) + 1, epoch))
     }
@@ -240,11 +259,11 @@ impl Engine {
     /// After a snapshot was published: deletes what failed attempts have left, and what need not be kept. It only saves room,
     /// so a failure is for the log.
     pub async fn tidy(&mut self) {
-        self.delete_leftovers().await;
+        let _stay_and_are_no_leftovers = self.delete_leftovers().await;
         if !self.something_may_go() {
             return;
         }
-        match self.prune_known(false).await {
+        match self.prune_known(None, false).await {
             Ok(pruned) if pruned.snapshots.is_empty() => {}
             Ok(pruned) => {
                 log::info!(snapshots = pruned.snapshots.len(), objects = pruned.objects, bytes = pruned.bytes; "old snapshots deleted");

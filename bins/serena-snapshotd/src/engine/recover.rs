@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::descent::Descent;
 use super::gather::Work;
 use super::{
     Engine, EngineError, Outcome, RestoreOutcome, RestoreRequest, Selector, Side, Standing, home, is_empty,
@@ -12,9 +13,10 @@ use super::{
 use crate::digest::Digest;
 use crate::head::Pointer;
 use crate::layout::{Id, MANIFESTS};
-use crate::manifest::Manifest;
+use crate::manifest::{HOME, Manifest};
 use crate::progress::Progress;
 use crate::restore::{Restoration, RestoreError, Restored, Target, restore};
+use crate::take::DESCENT;
 
 impl Engine {
     /// Puts a snapshot back. An error means that nobody can tell whether there is one, or that it did not work; the home is as
@@ -24,6 +26,7 @@ impl Engine {
         request: &RestoreRequest,
         progress: &Arc<Progress>,
     ) -> Result<RestoreOutcome, EngineError> {
+        super::forget_if_empty(home(&self.settings))?;
         self.look().await?;
         let known = self.known.as_ref().ok_or_else(super::cannot_tell)?;
         let Some(newest) = known.newest.clone() else {
@@ -39,12 +42,15 @@ impl Engine {
         if !home_is_empty && !request.replace {
             return Ok(RestoreOutcome::LeftAlone(self.compare(false).await?));
         }
+        // What comes next follows the newest one, whichever is put back: so nothing of the lineage is lost.
+        let descent = Descent::from(newest.clone()).to_bytes();
+        let says = |name: &str| (name == HOME).then(|| (DESCENT, descent.clone()));
         let targets: Vec<Target> = self
             .settings
             .roots
             .iter()
             .filter(|root| request.replace || is_empty(&root.path))
-            .map(|root| Target { name: root.name.clone(), path: root.path.clone() })
+            .map(|root| Target { name: root.name.clone(), path: root.path.clone(), ours: says(&root.name) })
             .collect();
         let mut passed_over = Vec::new();
         for (id, key) in self.candidates(request.which.as_ref(), &newest).await? {
@@ -58,7 +64,7 @@ impl Engine {
                     }
                     match self.put_back(manifest, &targets, progress).await {
                         Ok(restored) => {
-                            self.now_holds(&id, newest, &passed_over, &left_alone)?;
+                            self.now_holds(&id, &newest, &passed_over, &left_alone)?;
                             let Restored { files, bytes, kept } = restored;
                             log::info!(snapshot:% = id, files, bytes; "restored");
                             return Ok(RestoreOutcome::Restored {
@@ -113,11 +119,11 @@ impl Engine {
         .await
     }
 
-    /// Notes which snapshot the home holds now, and which one it follows.
+    /// Says which snapshot the home holds now; which one it follows stands in it already.
     fn now_holds(
         &mut self,
         id: &Id,
-        newest: Pointer,
+        newest: &Pointer,
         passed_over: &[(Id, String)],
         left_alone: &[PathBuf],
     ) -> Result<(), EngineError> {
@@ -127,11 +133,7 @@ impl Engine {
         for root in left_alone {
             log::error!(root:% = root.display(), pinned:% = newest.id; "this root is not empty and was left alone; the snapshot that has it is pinned");
         }
-        // What comes next follows the newest one, whichever was put back: so nothing of the lineage is lost.
         self.marker.marker.store = self.store.to_string();
-        self.marker.marker.base = Some(newest);
-        // What was kept aside while the home was another one stays.
-        self.marker.marker.fork = None;
         self.marker.write()?;
         self.seen = None;
         Ok(())
@@ -183,10 +185,9 @@ impl Engine {
         };
         match side {
             Side::Local => {
-                self.marker.marker.base = Some(newest);
-                self.marker.marker.store = self.store.to_string();
                 // The next divergence has a fork of its own.
-                self.marker.marker.fork = None;
+                Descent::from(newest).write(home(&self.settings))?;
+                self.marker.marker.store = self.store.to_string();
                 self.marker.write()?;
             }
             Side::Remote => {

@@ -6,10 +6,11 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use mcp_daemon::exit::{Exit, Failure};
+use mcp_daemon::files::LockError;
 
 use super::Standing;
 use crate::layout::{Id, NameError};
-use crate::restore::{RestoreError, of_system};
+use crate::restore::RestoreError;
 use crate::store::StoreError;
 use crate::take::TakeError;
 
@@ -20,6 +21,8 @@ pub enum Outcome {
     Forked(Summary, Standing),
     /// It is the newest now.
     Published(Summary),
+    /// There is no snapshot yet, and nothing in the home of which one could be.
+    Nothing,
     /// The home holds what the newest snapshot holds; nothing was stored.
     Unchanged(Id),
 }
@@ -178,9 +181,9 @@ pub enum EngineError {
         /// Why.
         cause: std::io::Error,
     },
-    /// Another process owns this home.
+    /// Another process owns this home, or nobody can tell because its lock cannot be made.
     #[error(transparent)]
-    Lock(#[from] mcp_daemon::files::LockError),
+    Lock(#[from] LockError),
     /// No snapshot is called so.
     #[error("{0}")]
     NoSuchSnapshot(String),
@@ -206,13 +209,13 @@ impl EngineError {
     pub fn exit(&self) -> Exit {
         match self {
             EngineError::Store(error) | EngineError::Take(TakeError::Deliver(error)) => error.exit(),
-            EngineError::Home { cause, .. } | EngineError::Take(TakeError::System { cause, .. }) => {
-                of_system(cause)
-            }
+            EngineError::Home { cause, .. }
+            | EngineError::Lock(LockError::System { cause, .. })
+            | EngineError::Take(TakeError::System { cause, .. }) => Exit::of_system(cause),
             EngineError::Restore(error) => error.exit(),
-            EngineError::Damaged(_) | EngineError::Lock(_) | EngineError::Take(TakeError::Cancelled) => {
-                Exit::TryAgain
-            }
+            EngineError::Damaged(_)
+            | EngineError::Lock(LockError::Held { .. })
+            | EngineError::Take(TakeError::Cancelled) => Exit::TryAgain,
             EngineError::Unreadable(_) => Exit::Config,
             EngineError::NoSuchSnapshot(_) | EngineError::Refused(_) => Exit::Unavailable,
         }

@@ -23,7 +23,7 @@ pub enum Standing {
 pub(super) struct Compared<'a> {
     /// The newest snapshot in the store, and the epoch in `HEAD`.
     pub newest: Option<(&'a Id, u64)>,
-    /// The snapshot that the home descends from, as the marker beside it says.
+    /// The snapshot that the home descends from, as it says itself.
     pub base: Option<&'a Id>,
     /// The ancestors of that one, where they are known.
     pub base_ancestors: &'a [Id],

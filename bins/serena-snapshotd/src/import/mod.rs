@@ -17,7 +17,6 @@ use mcp_daemon::exit::Exit;
 use tokio::sync::mpsc;
 
 pub use self::extract::{Limits, Unpacked, unpack};
-use crate::restore::of_system;
 use crate::store::{Reading, Store, StoreError, Trouble};
 use crate::threads::blocking;
 
@@ -66,7 +65,7 @@ impl ImportError {
             ImportError::NoArchive(_) => Exit::Unavailable,
             ImportError::Refused { .. } => Exit::TryAgain,
             ImportError::Store(error) => error.exit(),
-            ImportError::System { cause, .. } => of_system(cause),
+            ImportError::System { cause, .. } => Exit::of_system(cause),
         }
     }
 

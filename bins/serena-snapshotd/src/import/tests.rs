@@ -96,7 +96,7 @@ fn what_gnu_tar_makes_of_a_home_is_unpacked() {
             .arg(&home)
             .args(["--format", format, "-czf", "-", "."])
             .output();
-        let Ok(made) = made else { return eprintln!("left out: there is no tar") };
+        let Ok(made) = made else { return eprintln!("skipped: archives of GNU tar because there is none") };
         let (into, unpacked) = tried(&made.stdout, Limits::default());
         assert_eq!(unpacked.unwrap().files, 1);
         let name =

@@ -38,6 +38,7 @@ pub fn status(status: &Value) -> String {
         match status["last_success_age_seconds"].as_u64() {
             None => "none yet".to_owned(),
             Some(age) => match text(&last["outcome"]) {
+                "nothing" => format!("{} ago, nothing in the home yet", spell(age)),
                 "unchanged" => format!("{} ago, unchanged since {}", spell(age), text(&last["id"])),
                 outcome => format!(
                     "{} ago, {outcome} {}: {}, {} sent in {} ms",

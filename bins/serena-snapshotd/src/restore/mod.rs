@@ -40,6 +40,8 @@ pub struct Target {
     pub name: String,
     /// Its place; its parent must exist.
     pub path: PathBuf,
+    /// A file of our own that comes into it besides, as its name and bytes.
+    pub ours: Option<(&'static str, Vec<u8>)>,
 }
 
 /// What is to be put back.
@@ -96,25 +98,13 @@ impl RestoreError {
             RestoreError::Damaged(_) => Exit::TryAgain,
             RestoreError::Locked(_) => Exit::Config,
             RestoreError::Store(error) => error.exit(),
-            RestoreError::System { cause, .. } => of_system(cause),
+            RestoreError::System { cause, .. } => Exit::of_system(cause),
         }
     }
 
     /// Something of the system failed at this path.
     fn system(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> RestoreError {
         move |cause| RestoreError::System { path: path.as_ref().display().to_string(), cause }
-    }
-}
-
-/// Room can be made; a place that may not be written is a mistake in the settings.
-pub(crate) fn of_system(cause: &io::Error) -> Exit {
-    match cause.kind() {
-        io::ErrorKind::NotFound
-        | io::ErrorKind::PermissionDenied
-        | io::ErrorKind::ReadOnlyFilesystem
-        | io::ErrorKind::NotADirectory
-        | io::ErrorKind::InvalidData => Exit::Config,
-        _ => Exit::TryAgain,
     }
 }
 

@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use mcp_daemon::files::write_atomic_mode;
 use nix::unistd::geteuid;
 
 use super::journal::{INSIDE, Journal, Phase, Place, TopMode, Way, bytes_of, identity, parent};
@@ -27,6 +28,7 @@ pub(super) struct Stage {
 }
 
 struct Root {
+    ours: Option<(&'static str, Vec<u8>)>,
     name: Vec<u8>,
     path: PathBuf,
     owner: Option<Owner>,
@@ -154,6 +156,16 @@ impl Stage {
             };
             made.map_err(RestoreError::system(self.shown(place, below)))?;
         }
+        for (at, root) in self.roots.iter().enumerate() {
+            let Some((name, bytes)) = &root.ours else { continue };
+            // Whatever the snapshot has under this name.
+            let path = journal.staged(&journal.places[at]).join(name);
+            let written = write_atomic_mode(&path, bytes, 0o644).and_then(|()| match root.owner {
+                Some(Owner { uid, gid }) => std::os::unix::fs::lchown(&path, Some(uid), Some(gid)),
+                None => Ok(()),
+            });
+            written.map_err(RestoreError::system(root.path.join(name)))?;
+        }
         // What is in a directory comes after it: backwards, nothing is closed before all in it is done.
         for entry in manifest.entries.iter().rev().filter(|entry| entry.kind == Kind::Directory) {
             let Some((place, below)) = self.place(&entry.path) else { continue };
@@ -217,7 +229,7 @@ fn build(
             tree.make_directory(below).map_err(RestoreError::system(shown))?;
         }
     }
-    Ok(Root { name: target.name.clone().into_bytes(), path, owner, tree })
+    Ok(Root { ours: target.ours.clone(), name: target.name.clone().into_bytes(), path, owner, tree })
 }
 
 /// Removes everything that was staged, and then the journal; what does not work is tried again at the next start.

@@ -30,7 +30,7 @@ use bytes::Bytes;
 use nix::errno::Errno;
 
 use self::reading::Reading;
-pub use self::rules::{Profile, Rules, RulesError, STAGING, Verdict};
+pub use self::rules::{DESCENT, Profile, Rules, RulesError, STAGING, Verdict};
 pub use self::stamp::Seen;
 use crate::digest::Digest;
 use crate::manifest::{Entry, Manifest, StoredObject};

@@ -15,6 +15,9 @@ use serde::{Deserialize, Deserializer, de};
 
 use self::globs::Globs;
 
+/// Where a home says which snapshot it descends from; below the home. No dot in front: whoever empties a home by
+/// `rm -rf HOME/*` takes this away, too.
+pub const DESCENT: &str = "serena-snapshotd.json";
 /// Where a restore stages a home that is a mount point; below the home.
 pub const STAGING: &str = ".serena-snapshotd-restore";
 /// Between the name of a root and the nonce of its staging directory, beside it.
@@ -105,8 +108,11 @@ impl Rules {
     }
 }
 
-/// What a restore of ours has left, and the indexes that only their one writer can use.
+/// What is ours, and the indexes that only their one writer can use.
 fn is_never_taken(path: &[u8]) -> bool {
+    if path == DESCENT.as_bytes() {
+        return true;
+    }
     let mut before: &[u8] = b"";
     for part in parts(path) {
         if part == STAGING.as_bytes()

@@ -5,7 +5,7 @@ use super::*;
 fn cgroup(owner: &str) -> Option<Cgroup> {
     let cgroup = Cgroup::create(owner, "a name/of mine");
     if cgroup.is_none() {
-        println!("left out: no cgroup can be made here");
+        println!("skipped: trees in a cgroup because none can be made here");
     }
     cgroup
 }

@@ -114,7 +114,7 @@ async fn end_blindly() {
 async fn without_a_proc_of_its_own_pid_namespace_a_tree_is_the_group_of_its_root() {
     let tried = std::process::Command::new("unshare").args(["--pid", "--fork", "true"]).output();
     if !tried.is_ok_and(|tried| tried.status.success()) {
-        println!("left out: no pid namespace can be made here");
+        println!("skipped: a tree without a /proc of its own because no pid namespace can be made here");
         return;
     }
     let supervisor = supervisor("blind", "x").replacen('\'', "unshare --pid --fork --kill-child '", 1);

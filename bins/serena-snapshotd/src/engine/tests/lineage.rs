@@ -80,9 +80,9 @@ async fn what_is_not_kept_is_deleted_with_its_bytes_and_a_pin_holds_it() {
     assert_eq!(list(&engine).await, [(5, None), (4, None), (2, Some("pin"))]);
     assert_eq!(ground.keys("packs").len(), 3);
     engine.reader().unpin(&Selector::Seq(2)).await.unwrap();
-    let would = engine.prune(true).await.unwrap();
+    let would = engine.prune(None, true).await.unwrap();
     assert_eq!((would.snapshots.len(), ground.keys("manifests").len()), (1, 3));
-    engine.prune(false).await.unwrap();
+    engine.prune(None, false).await.unwrap();
     assert_eq!(list(&engine).await, [(5, None), (4, None)]);
     assert_eq!(ground.keys("packs").len(), 2);
     // What is left is whole.
@@ -114,6 +114,62 @@ async fn a_home_that_shrank_pins_what_it_was() {
     let rows = engine.reader().list().await.unwrap();
     let rows: Vec<_> = rows.iter().map(|row| (row.id.seq, row.pinned)).collect();
     assert_eq!(rows, [(6, None), (5, None), (2, Some("before a shrink")), (1, Some("before a shrink"))]);
+}
+
+#[tokio::test]
+async fn a_home_that_shrinks_again_and_again_does_not_keep_everything_for_ever() {
+    let mut ground = Ground::new();
+    ground.keep = Keep { last: 1, within: 0, daily: 0, weekly: 0, monthly: 0 };
+    let home = ground.home("one");
+    let mut engine = ground.engine(&home);
+    let rounds = prune::MAX_SHRUNK + 4;
+    for round in 0..rounds {
+        // The second round is the one that is worth most.
+        let length = if round == 1 { 100_000 } else { 10_000 + round };
+        fs::write(home.join("large"), "x".repeat(length)).unwrap();
+        publish(&mut engine).await;
+        fs::remove_file(home.join("large")).unwrap();
+        fs::write(home.join("small"), format!("round {round}")).unwrap();
+        publish(&mut engine).await;
+    }
+    // A person's pin is none of ours, whatever it was before.
+    let rows = engine.reader().list().await.unwrap();
+    let small = rows[rows.len() - 2].id.clone();
+    engine.reader().pin(&Selector::Id(small.clone())).await.unwrap();
+    for round in 0..4 {
+        fs::write(home.join("large"), "x".repeat(20_000 + round)).unwrap();
+        publish(&mut engine).await;
+        fs::remove_file(home.join("large")).unwrap();
+        publish(&mut engine).await;
+    }
+    let rows = engine.reader().list().await.unwrap();
+    let ours: Vec<u64> =
+        rows.iter().filter(|row| row.pinned == Some(pins::SHRUNK)).map(|row| row.id.seq).collect();
+    assert_eq!(ours.len(), prune::MAX_SHRUNK, "{rows:?}");
+    assert!(ours.contains(&3), "the largest of all is not among {ours:?}");
+    assert!(rows.iter().any(|row| row.id == small && row.pinned == Some("pin")), "{rows:?}");
+    assert!(rows.len() <= prune::MAX_SHRUNK + 3, "{rows:?}");
+}
+
+#[tokio::test]
+async fn what_somebody_pins_before_it_is_deleted_stays_with_all_that_it_needs() {
+    let ground = Ground::new();
+    let home = ground.home("one");
+    let mut engine = ground.engine(&home);
+    let first = publish(&mut engine).await;
+    let packs = ground.keys("packs");
+    fs::write(home.join("memories/whose.md"), "changed").unwrap();
+    publish(&mut engine).await;
+    // As a prune has written it down, which then was killed.
+    let gone = std::iter::once(first.manifest(false)).chain(packs.iter().map(|pack| format!("packs/{pack}")));
+    engine.marker.marker.leftovers.extend(gone);
+    engine.reader().pin(&Selector::Seq(1)).await.unwrap();
+    assert_eq!(engine.delete_leftovers().await, HashSet::from([first]));
+    assert!(engine.marker.marker.leftovers.is_empty());
+    assert_eq!((ground.keys("manifests").len(), ground.keys("packs").len()), (2, 2));
+    let other = ground.new_home("other");
+    restore(&mut ground.engine(&other), Some(Selector::Seq(1)), false).await;
+    assert_eq!(content(&other)["memories/whose.md"], "one");
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ async fn restore(engine: &mut Engine, which: Option<Selector>, replace: bool) ->
     engine.restore(&RestoreRequest { which, replace }, &Arc::default()).await.unwrap()
 }
 
-/// Every file below a directory, and what is in it.
+/// Every file below a directory, and what is in it; what is ours is left out.
 fn content(home: &Path) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(home).unwrap() {
@@ -98,7 +98,7 @@ fn content(home: &Path) -> BTreeMap<String, String> {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         if path.is_dir() {
             all.extend(content(&path).into_iter().map(|(below, text)| (format!("{name}/{below}"), text)));
-        } else {
+        } else if name != crate::take::DESCENT {
             all.insert(name, fs::read_to_string(&path).unwrap());
         }
     }

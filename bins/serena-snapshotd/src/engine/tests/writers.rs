@@ -74,20 +74,64 @@ async fn a_person_chooses_the_home_or_the_store_and_the_other_is_kept() {
 }
 
 #[tokio::test]
+async fn a_fork_stays_until_somebody_names_it_and_then_goes_with_its_bytes() {
+    let ground = Ground::new();
+    let (one, two) = (ground.home("one"), ground.home("two"));
+    let mut engine = ground.engine(&one);
+    let first = publish(&mut engine).await;
+    let mut stranger = ground.engine(&two);
+    let Outcome::Forked(fork, _) = snap(&mut stranger).await else { panic!() };
+    fs::write(one.join("memories/more.md"), "more").unwrap();
+    let second = publish(&mut engine).await;
+    assert!(engine.prune(None, false).await.unwrap().snapshots.is_empty());
+    // What is no fork is not deleted by this way.
+    for other in [&first, &second, &Id::new(7, 1)] {
+        let error = engine.prune(Some(other), false).await.unwrap_err();
+        assert!(matches!(&error, EngineError::NoSuchSnapshot(why) if why.contains("is no fork")), "{error}");
+    }
+    let would = engine.prune(Some(&fork.id), true).await.unwrap();
+    assert_eq!((would.snapshots, would.objects, ground.keys("forks").len()), (vec![fork.id.clone()], 1, 1));
+    engine.prune(Some(&fork.id), false).await.unwrap();
+    assert_eq!((ground.keys("forks").len(), ground.keys("packs").len()), (0, 2));
+    // The home whose fork that was keeps another one, whole.
+    let Outcome::Forked(again, _) = snap(&mut stranger).await else { panic!() };
+    let third = ground.new_home("third");
+    restore(&mut ground.engine(&third), Some(Selector::Id(again.id)), false).await;
+    assert_eq!(content(&third), content(&two));
+}
+
+#[tokio::test]
+async fn an_empty_home_is_no_first_snapshot() {
+    let ground = Ground::new();
+    let home = ground.new_home("one");
+    let mut engine = ground.engine(&home);
+    assert!(matches!(snap(&mut engine).await, Outcome::Nothing));
+    fs::create_dir_all(home.join("memories")).unwrap();
+    assert!(matches!(snap(&mut engine).await, Outcome::Nothing));
+    assert_eq!((ground.keys("manifests").len(), ground.keys("").len()), (0, 0));
+    fs::write(home.join("memories/first.md"), "1").unwrap();
+    publish(&mut engine).await;
+    // Afterwards nothing is something, too: somebody has deleted it.
+    fs::remove_file(home.join("memories/first.md")).unwrap();
+    publish(&mut engine).await;
+}
+
+#[tokio::test]
 async fn a_crash_between_head_and_marker_does_not_make_the_home_a_stranger() {
     let ground = Ground::new();
     let home = ground.home("one");
     let marker = beside(&home, "snapshotd.json");
     let mut engine = ground.engine(&home);
-    publish(&mut engine).await;
+    let first = publish(&mut engine).await;
     fs::write(home.join("memories/whose.md"), "second").unwrap();
-    let before = fs::read(&marker).unwrap();
+    let (before, says) = (fs::read(&marker).unwrap(), Descent::read(&home).unwrap());
     let second = publish(&mut engine).await;
     drop(engine);
     // As it was when the last intent was written, and nothing after it.
     let mut crashed: marker::Marker = serde_json::from_slice(&before).unwrap();
-    crashed.intend(second.clone(), second.manifest(false));
+    crashed.intend(second.clone(), Some(first.clone()), second.manifest(false));
     fs::write(&marker, serde_json::to_vec(&crashed).unwrap()).unwrap();
+    says.write(&home).unwrap();
     let mut engine = ground.engine(&home);
     assert_eq!(engine.standing().await.unwrap(), Standing::Current);
     assert!(matches!(snap(&mut engine).await, Outcome::Unchanged(id) if id == second));
@@ -102,7 +146,7 @@ async fn a_crashed_snapshot_that_others_have_followed_is_nobodys_leftover() {
     drop(engine);
     fs::write(beside(&one, "snapshotd.json"), {
         let mut crashed = marker::Marker::default();
-        crashed.intend(first.clone(), first.manifest(false));
+        crashed.intend(first.clone(), Some(first.clone()), first.manifest(false));
         serde_json::to_vec(&crashed).unwrap()
     })
     .unwrap();
@@ -131,7 +175,7 @@ async fn what_a_crash_left_in_the_store_is_deleted_after_the_next_snapshot() {
     let lost = Id::new(2, first.epoch);
     fs::copy(store.join("manifests").join(&ground.keys("manifests")[0]), store.join(lost.manifest(false)))
         .unwrap();
-    engine.marker.marker.intend(lost.clone(), lost.manifest(false));
+    engine.marker.marker.intend(lost.clone(), Some(first), lost.manifest(false));
     engine.marker.write().unwrap();
     drop(engine);
     let mut engine = ground.engine(&home);
@@ -276,10 +320,15 @@ proptest! {
                     Step::Claim => engine.claim().await.unwrap(),
                     Step::Crash => {
                         let marker = engine.marker.marker.clone();
+                        let mut says = Descent::read(&homes[who]).unwrap();
                         // Published, and killed before the marker says so.
                         if let Outcome::Published(lost) = snap(&mut engine).await {
                             let mut before = marker;
-                            before.intend(lost.id.clone(), lost.id.manifest(false));
+                            if says.known_by().is_none() {
+                                says.attempt = Some(lost.id.clone());
+                            }
+                            before.intend(lost.id.clone(), says.known_by().cloned(), lost.id.manifest(false));
+                            says.write(&homes[who]).unwrap();
                             engine.marker.marker = before;
                             engine.marker.write().unwrap();
                             published.push(lost.id);

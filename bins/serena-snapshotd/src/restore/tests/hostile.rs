@@ -165,7 +165,8 @@ fn a_place_that_cannot_be_is_an_error_that_names_it() {
     let ground = Ground::new();
     let manifest = manifest(vec![directory("home")], vec![]);
     let to = |path: PathBuf| {
-        let error = ground.restore_to(&manifest, &[Target { name: HOME.to_owned(), path }]).unwrap_err();
+        let error =
+            ground.restore_to(&manifest, &[Target { name: HOME.to_owned(), path, ours: None }]).unwrap_err();
         error.to_string()
     };
     let missing = ground.directory.path().join("no/home");

@@ -64,7 +64,7 @@ impl Ground {
     }
 
     fn restore(&self, manifest: &Arc<Manifest>) -> Result<Restored, RestoreError> {
-        self.restore_to(manifest, &[Target { name: HOME.to_owned(), path: self.home() }])
+        self.restore_to(manifest, &[Target { name: HOME.to_owned(), path: self.home(), ours: None }])
     }
 
     fn restore_to(&self, manifest: &Arc<Manifest>, targets: &[Target]) -> Result<Restored, RestoreError> {
@@ -264,7 +264,7 @@ fn only_roots_that_are_in_the_snapshot_and_have_a_place_are_touched() {
     fs::create_dir(&other).unwrap();
     fs::write(other.join("mine"), "stays").unwrap();
     let targets = [("home", ground.home()), ("absent", other.clone())];
-    let targets = targets.map(|(name, path)| Target { name: name.to_owned(), path });
+    let targets = targets.map(|(name, path)| Target { name: name.to_owned(), path, ours: None });
     let restored = ground.restore_to(&manifest(entries, vec![packed]), &targets).unwrap();
     assert_eq!((restored.files, restored.bytes), (1, 3));
     assert_eq!(fs::read_to_string(other.join("mine")).unwrap(), "stays");

@@ -11,7 +11,7 @@ const HOME_OF_TEST: &str = "SERENA_SNAPSHOTD_TEST_MOUNTED_HOME";
 #[test]
 fn a_home_that_is_a_mount_point_is_filled_anew_and_stays_one() {
     if !geteuid().is_root() {
-        eprintln!("left out: mounting needs root");
+        eprintln!("skipped: a home that is a mount point because mounting needs root");
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -42,7 +42,7 @@ fn inner() {
     let packed = ground.put(pack(&[("home/d/a", b"new")]), layout::pack);
     let closed = Entry { mode: 0o500, ..directory("home/d") };
     let manifest = manifest(vec![directory("home"), closed, file("home/d/a", b"new", 0)], vec![packed]);
-    let targets = [Target { name: HOME.to_owned(), path: home.clone() }];
+    let targets = [Target { name: HOME.to_owned(), path: home.clone(), ours: None }];
     for round in ["first", "second"] {
         fs::write(home.join("mine"), round).unwrap();
         let kept = ground.restore_to(&manifest, &targets).unwrap().kept;

@@ -130,7 +130,7 @@ fn a_sealed_snapshot_is_read_with_its_key_alone() {
     let error = ground.restore(&manifest).unwrap_err().to_string();
     assert!(error.contains("encrypted, and no key was given"), "{error}");
     let progress = Arc::default();
-    let targets = [Target { name: HOME.to_owned(), path: ground.home() }];
+    let targets = [Target { name: HOME.to_owned(), path: ground.home(), ours: None }];
     let store = ground.store();
     let plan = Restoration {
         manifest: &manifest,

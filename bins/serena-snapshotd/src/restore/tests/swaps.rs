@@ -61,7 +61,7 @@ fn new_one() -> Arc<Manifest> {
 }
 
 fn targets(ground: &Ground) -> Vec<Target> {
-    vec![Target { name: HOME.to_owned(), path: ground.home() }]
+    vec![Target { name: HOME.to_owned(), path: ground.home(), ours: None }]
 }
 
 /// The whole of a restore but for bytes, on this thread.
@@ -195,7 +195,7 @@ fn what_was_only_staged_is_thrown_away() {
 fn of_two_homes_none_is_exchanged_if_one_cannot_be() {
     let both = |ground: &Ground| {
         let paths = [("a", ground.home()), ("b", ground.home().with_file_name("other"))];
-        paths.map(|(name, path)| Target { name: name.to_owned(), path })
+        paths.map(|(name, path)| Target { name: name.to_owned(), path, ours: None })
     };
     let manifest = manifest(
         vec![directory("a"), file("a/new", b"", 0), directory("b"), file("b/new", b"", 0)],
