@@ -66,6 +66,8 @@ let
   getExe' = p: n: "${p}/bin/${n}";
   getExe = p: getExe' p (p.meta.mainProgram or p.pname or p.name);
   makeBinPath = concatMapStringsSep ":" (p: "${p}/bin");
+  makeLibraryPath = concatMapStringsSep ":" (p: "${p}/lib");
+  imap1 = f: l: builtins.genList (i: f (i + 1) (builtins.elemAt l i)) (length l);
   assertMsg = ok: message: if ok then true else throw message;
   # Files and directories alone; the real one takes differences and intersections too.
   fileset = {
@@ -548,7 +550,9 @@ let
       length
       listToAttrs
       literalExpression
+      imap1
       makeBinPath
+      makeLibraryPath
       mapAttrs
       mapAttrs'
       mapAttrsToList

@@ -83,6 +83,11 @@ let
       hostPlatform = platform;
       # What is here can run what it builds, as in a native nixpkgs.
       buildPlatform = platform // { canExecute = other: other.system == system; };
+      # For its libraries alone.
+      cc.cc = drv "cc-libraries" { } ''
+        mkdir -p "$out/lib"
+        ln -s "$(cc -print-file-name=libstdc++.so.6)" "$(cc -print-file-name=libgcc_s.so.1)" "$out/lib/"
+      '';
       mkDerivation = args: drv args.name (removeAttrs args [ "name" ]) (args.buildCommand or "mkdir $out");
     };
 
@@ -164,7 +169,7 @@ let
       toml = _: import ./toml.nix { inherit lib writeText; };
     };
     rustPlatform.buildRustPackage = import ./rust.nix { inherit drv host lib; };
-    dockerTools = import ./docker.nix { inherit drv; };
+    dockerTools = import ./docker.nix { inherit drv lib; };
 
     cargo = hostTool "cargo";
     rustc = hostTool "rustc";
