@@ -13,16 +13,18 @@ symlinkJoin {
   name = "serena-mcp-${(lib.head daemons).version}";
   paths = daemons;
   nativeBuildInputs = [ makeWrapper ];
-  # The daemons find each other beside themselves or on PATH, and a package has but one. What the user has comes first.
+  # The daemons find each other beside themselves or on PATH, and a package has but one: these are of one version. Of uv and
+  # Python, what the user has comes first.
   postBuild = ''
     for program in serena-supervise mcp-sessiond; do
       wrapProgram "$out/bin/$program" \
-        --suffix PATH : "$out/bin:${
+        --prefix PATH : "$out/bin" \
+        --suffix PATH : ${
           lib.makeBinPath [
             uv
             python3
           ]
-        }"
+        }
     done
   '';
   meta = {
