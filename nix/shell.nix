@@ -1,12 +1,14 @@
 # What CONTRIBUTING.md asks for, and what `tests/run` would install or leave out otherwise.
 {
   mkShell,
+  cargo,
   cargo-deny,
   cargo-nextest,
   clippy,
   nodejs,
   python3,
   rust-analyzer,
+  rustc,
   rustfmt,
   uv,
   # The packages whose dependencies a build here needs.
@@ -15,12 +17,14 @@
 mkShell {
   inputsFrom = daemons;
   packages = [
+    cargo
     cargo-deny
     cargo-nextest
     clippy
     nodejs
     python3
     rust-analyzer
+    rustc
     rustfmt
     uv
   ];
