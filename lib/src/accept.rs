@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 
+use crate::keepalive;
 use crate::life::Life;
 use crate::listener::{Bound, Listener, Trust};
 
@@ -33,7 +34,7 @@ pub struct Peer {
     pub address: Option<IpAddr>,
 }
 
-/// A connection that was accepted; TCP has `TCP_NODELAY`.
+/// A connection that was accepted; TCP has `TCP_NODELAY` and `SO_KEEPALIVE`.
 #[derive(Debug)]
 pub enum Stream {
     /// Over TCP.
@@ -118,6 +119,7 @@ async fn accept<A>(
             let (stream, _) = socket.accept().await?;
             // Without it an answer written in two pieces waits 40 ms for the peer's acknowledgement.
             let _ = stream.set_nodelay(true);
+            keepalive::ask(&stream);
             Stream::Tcp(stream)
         }
         Socket::Unix(socket) => Stream::Unix(socket.accept().await?.0),

@@ -17,6 +17,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::{self, ClientConfig, crypto::aws_lc_rs, pki_types::ServerName};
 
 use crate::gather::poll_write_all_in_one;
+use crate::keepalive;
 use crate::upstream::socket_of;
 
 /// Opens connections for the client.
@@ -51,6 +52,7 @@ impl Connector {
         let stream = tcp(host, port).await?;
         // Without it a request written in two pieces waits 40 ms for the peer's acknowledgement.
         stream.set_nodelay(true)?;
+        keepalive::ask(&stream);
         if !https {
             return Ok(Stream::Tcp(stream));
         }

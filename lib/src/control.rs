@@ -172,6 +172,9 @@ async fn answer(what: &dyn Controlled, life: &Life, method: &Method, uri: &Uri, 
 
 fn ready(what: &dyn Controlled, life: &Life) -> Response<Body> {
     let mut reasons = what.ready().err().unwrap_or_default();
+    if !life.is_ready() {
+        reasons.push("starting".to_owned());
+    }
     if life.is_draining() {
         reasons.push("draining".to_owned());
     }

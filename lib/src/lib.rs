@@ -19,6 +19,7 @@ mod gather;
 pub mod heap;
 pub mod hosts;
 pub mod inbound;
+mod keepalive;
 pub mod life;
 pub mod listener;
 pub mod log;

@@ -36,6 +36,7 @@ pub struct Life(Arc<Shared>);
 
 struct Shared {
     grace: Duration,
+    ready: AtomicBool,
     draining: AtomicBool,
     drain_began: OnceLock<Instant>,
     drain: Arc<Notify>,
@@ -83,6 +84,7 @@ impl Life {
     fn make(grace: Duration, process: bool) -> Self {
         Life(Arc::new(Shared {
             grace,
+            ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             drain_began: OnceLock::new(),
             drain: Arc::new(Notify::new()),
@@ -102,6 +104,8 @@ impl Life {
     /// Tells the service manager and the descriptor of `--ready-fd` that we are ready, and from now on the watchdog
     /// (where `WATCHDOG_USEC` asks for it) that the event loop turns. Must be called inside a runtime, once.
     pub fn ready(&self, status: &str, ready_fd: Option<i32>) {
+        // First, so that nobody who was told finds us not ready.
+        self.0.ready.store(true, Ordering::Release);
         notify::ready(status, ready_fd);
         if let Some(period) = notify::watchdog_period() {
             // Not counted: a drain that takes its time is alive too.
@@ -113,6 +117,11 @@ impl Life {
                 }
             });
         }
+    }
+
+    /// Whether [`Life::ready`] has been called: the start is over.
+    pub fn is_ready(&self) -> bool {
+        self.0.ready.load(Ordering::Acquire)
     }
 
     /// Begins the drain; all calls after the first do nothing.

@@ -41,6 +41,7 @@ fn start() -> (tempfile::TempDir, PathBuf, Life) {
     let path = directory.path().join("control.sock");
     let life = Life::new(Duration::from_secs(10));
     control::spawn(&path, Arc::new(Fake), life.clone()).unwrap();
+    life.ready("", None);
     (directory, path, life)
 }
 
@@ -79,12 +80,15 @@ async fn during_the_drain_it_still_answers_and_says_so() {
 }
 
 #[tokio::test]
-async fn the_observe_listener_answers_ready_and_metrics_alone() {
+async fn the_observe_listener_answers_ready_once_the_start_is_over_and_metrics_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("observe.sock");
     let life = Life::new(Duration::from_secs(10));
     let listen = format!("unix:{}", path.display()).parse().unwrap();
     control::spawn_observe(&listen, Arc::new(Fake), life.clone()).unwrap();
+    let (status, body) = ask(&path, "GET", "/ready").await.unwrap();
+    assert_eq!((status.as_u16(), &body[..]), (503, &b"{\"ready\":false,\"reasons\":[\"starting\"]}\n"[..]));
+    life.ready("", None);
     for (method, target, status) in [
         ("GET", "/ready", 200),
         ("GET", "/metrics", 200),

@@ -12,7 +12,7 @@ mod real {
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
     use serde_json::{Value, json};
-    use support::{Authd, Client, RealClient, Sessiond, Supervise, fake_backend, have, real_script};
+    use support::{Authd, Client, Curl, RealClient, Sessiond, Supervise, fake_backend, have, real_script};
     use tokio::time::timeout;
 
     const BINARY: &str = env!("CARGO_BIN_EXE_mcp-authd");
@@ -112,6 +112,19 @@ mod real {
         assert!(listed(&mut of_bob).await.contains("only-bob-has-this"));
         let after = (chain.supervise.instance("alice").await, chain.supervise.instance("bob").await);
         assert!(pid(&before.0) != pid(&after.0) && pid(&before.1) == pid(&after.1));
+
+        // curl sends what it is told to and nothing else, with one token and with the other.
+        for ((name, token), other) in [(alice, "bob"), (bob, "alice")] {
+            let Some(curl) = Curl::at(&chain.authd.url()).await else { break };
+            let curl = curl.with(&format!("Authorization: Bearer {token}")).into_session().await;
+            let arguments = json!({ "relative_path": ".", "recursive": false });
+            let params = json!({ "name": "list_dir", "arguments": arguments });
+            let seen = curl
+                .post(&json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params }))
+                .await;
+            let file = |name: &str| format!("only-{name}-has-this");
+            assert!(seen.contains(&file(name)) && !seen.contains(&file(other)), "{seen}");
+        }
 
         // A session of one is nothing to the other, whatever its id.
         let builder = |(_, token): (&str, &str)| {

@@ -4,11 +4,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::{Answers, Authd, Client, Flavour, Server};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_mcp-authd");
@@ -260,4 +263,84 @@ async fn a_request_whose_token_is_revoked_while_it_waits_is_not_run() {
     assert_eq!(first.unwrap(), "first");
     assert!(second.unwrap_err().message().contains("no longer valid"));
     assert_eq!(server.started("count"), 0);
+}
+
+/// One of two worlds: a token, the route it leads to, the server there and the credential that it wants all belong together.
+async fn world(n: usize, directory: &Path) -> (Server, String) {
+    let server = Server::start(Flavour::Python2).await;
+    let tokens = format!("[token.alice]\ntoken = '{ALICE}'\nroute = 'route-{n}'\n");
+    let tokens = Authd::secret_file(directory, &format!("tokens-{n}.toml"), &tokens);
+    let own = Authd::secret_file(directory, &format!("own-{n}"), &format!("credential-{n}"));
+    let settings = format!(
+        "tokens = '{}'\n[[upstream]]\naddress = '{}'\nidentity_headers = true\ntoken_file = '{}'\n",
+        tokens.display(),
+        server.url(),
+        own.display()
+    );
+    (server, settings)
+}
+
+#[tokio::test]
+async fn no_request_sees_half_of_a_reload() {
+    const RELOADS: usize = 60;
+    let directory = tempfile::tempdir().unwrap();
+    let worlds = [world(0, directory.path()).await, world(1, directory.path()).await];
+    let authd = Authd::start(BINARY, |_| worlds[0].1.clone()).await;
+    let (stop, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let client = Client::builder(&authd.url())
+        .header("authorization", &format!("Bearer {ALICE}"))
+        .lenient()
+        .unconnected();
+    let load = async || {
+        while !stop.load(Relaxed) {
+            let ping = bytes::Bytes::from(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#);
+            let answer = client.raw(client.prepared(http::Method::POST, ping)).await.unwrap();
+            assert_ne!(answer.status(), 401, "the token is good in both worlds");
+            sent.fetch_add(1, Relaxed);
+        }
+    };
+    let reloads = async {
+        for n in 1..=RELOADS {
+            let settings = &worlds[n % 2].1;
+            // What is wrong at its very end changes nothing of what was right.
+            let (status, _) = authd.reload(&format!("{}[route.a]\nqueue = 1\n", worlds[(n + 1) % 2].1)).await;
+            assert_eq!(status, 422);
+            let (status, said) = authd.reload(settings).await;
+            assert_eq!(status, 200, "{said}");
+            let before = sent.load(Relaxed);
+            worlds[n % 2].0.until(|_| sent.load(Relaxed) > before + 4).await;
+        }
+        stop.store(true, Relaxed);
+    };
+    tokio::join!(reloads, load(), load(), load());
+    for (n, (server, _)) in worlds.iter().enumerate() {
+        let seen = server.requests();
+        assert!(seen.len() > RELOADS, "{} requests in world {n}", seen.len());
+        for request in seen {
+            let told = |name: &str| request.headers[name].to_str().unwrap().to_owned();
+            let expected = (format!("route-{n}"), format!("Bearer credential-{n}"));
+            assert_eq!((told("mcp-route"), told("authorization")), expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reload_is_done_though_nobody_waits_for_its_answer() {
+    let server = Server::start(Flavour::Python2).await;
+    let authd = authd(&server, "").await;
+    let file = authd.settings_file();
+    let settings = fs::read_to_string(&file).unwrap();
+    // Settings that are read only as fast as they are written.
+    fs::remove_file(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut asking = UnixStream::connect(authd.control_socket()).await.unwrap();
+    asking.write_all(b"POST /reload HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let opened = tokio::task::spawn_blocking(move || fs::File::options().write(true).open(file));
+    let mut pipe = timeout(NOTICED * 10, opened).await.expect("it begins to read").unwrap().unwrap();
+    drop(asking);
+    // Answered after the end of the other connection was seen.
+    authd.control("GET", "/status").await;
+    std::io::Write::write_all(&mut pipe, settings.as_bytes()).unwrap();
+    drop(pipe);
+    authd.until_logged("reloaded").await;
 }

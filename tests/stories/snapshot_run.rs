@@ -51,6 +51,27 @@ async fn an_empty_home_is_restored_before_it_says_ready() {
 }
 
 #[tokio::test]
+async fn nobody_hears_that_it_is_ready_while_an_empty_home_is_being_restored() {
+    let objects = Objects::start().await;
+    let older = bucket(&objects);
+    older.write("serena_config.yml", "1");
+    older.succeed(&["snapshot"]).await;
+    objects.forget();
+    let is_pack = |asked: &Asked| asked.method == "GET" && asked.key.contains("/packs/");
+    objects.plan([Fault::when(is_pack, What::Late).times(1)]);
+    let mut newer = bucket(&objects);
+    let restoring = newer.launch(&["--interval", "off"]).await;
+    objects.until(|all| all.iter().any(is_pack)).await;
+    let early = newer.control("GET", "/ready").await;
+    assert_eq!(early, (503, json!({ "ready": false, "reasons": ["starting"] })));
+    objects.release();
+    newer.ready(restoring).await;
+    assert_eq!(newer.control("GET", "/ready").await, (200, json!({ "ready": true })));
+    assert_eq!(newer.read("serena_config.yml").as_deref(), Some("1"));
+    assert!(newer.stop().await.success());
+}
+
+#[tokio::test]
 async fn snapshots_come_by_themselves() {
     let mut snapshotd = used();
     snapshotd.start(&["--interval", "50ms"]).await;

@@ -247,6 +247,31 @@ async fn a_service_manager_is_told_of_the_start_the_readiness_the_watchdog_and_t
     tokio::task::block_in_place(|| told(&socket, "STOPPING=1"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_server_does_not_keep_the_others_from_being_told_as_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    let notify = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&notify).unwrap();
+    let env = [("NOTIFY_SOCKET", notify.to_str().unwrap())];
+    let boot = "start = 'boot'\nbackoff.starts = 2\nbackoff.retry = '1h'";
+    let mut supervise = Supervise::start_with(
+        BINARY,
+        |ground| {
+            [ground.instance("fine", boot, &[]), ground.instance("broken", boot, &["--exit", "7"])].concat()
+        },
+        &env,
+    )
+    .await;
+    let ready = tokio::task::block_in_place(|| told(&socket, "READY=1"));
+    assert!(ready.last().unwrap().contains("2 instances, failed: broken"), "{ready:?}");
+    assert_eq!(supervise.instance("fine").await["state"], "ready");
+    assert_eq!(supervise.instance("broken").await["state"], "failed");
+    let (status, complaints) = supervise.control("GET", "/ready").await;
+    assert_eq!(status, 503);
+    assert!(complaints.to_string().contains("broken has failed"), "{complaints}");
+    supervise.stop_clean().await;
+}
+
 /// Processes whose parent is `parent`, with their state.
 fn children(parent: i32) -> Vec<(i32, char)> {
     let numbered =

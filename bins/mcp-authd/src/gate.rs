@@ -24,7 +24,7 @@ use crate::front::{self, Connection, metadata};
 use crate::identity::Identity;
 use crate::leash::Leash;
 use crate::limits::{Limits, Place};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reason};
 use crate::policy::{self, headers::HEADER_MISMATCH};
 use crate::refusal::{self, Awaited, challenge, insufficient, too_many};
 use crate::route::{Forwarded, Router, Table};
@@ -156,7 +156,7 @@ impl Gate {
         match (&head.method, head.uri.path()) {
             (_, path) if metadata::is_at(config, path) => metadata::answer(config, head),
             (&Method::GET | &Method::HEAD, "/health") => {
-                self.health.answer(config, self.life.is_draining()).await
+                self.health.answer(config, &self.router, self.life.is_draining()).await
             }
             _ => answer::text(
                 StatusCode::NOT_FOUND,
@@ -227,6 +227,7 @@ impl Gate {
         let Admitted { identity, head, body } = admitted;
         if let Err(wait) = self.limits.subject(&identity.subject) {
             entry.because("too many requests of this subject");
+            self.metrics.unserved(Reason::Rate);
             return entry.ends_with(too_many(&awaited, wait));
         }
         let is_still_good = || self.credentials.load().still(&identity, now());
@@ -238,6 +239,7 @@ impl Gate {
             }
             Err(unserved) => {
                 entry.because(&unserved);
+                self.metrics.unserved(unserved.reason());
                 entry.ends_with(refusal::unserved(&awaited, &unserved))
             }
         }
@@ -264,11 +266,7 @@ impl Gate {
                 let said = malformed.to_string();
                 answer::refused(StatusCode::BAD_REQUEST, "null", malformed.code(), &said)
             })?;
-            awaited = match read.id {
-                Some(raw) => Awaited::Id(raw.get().to_owned()),
-                None if read.is_batch => Awaited::Status,
-                None => Awaited::Nothing,
-            };
+            awaited = Awaited::of(&read);
             is_listening = read.messages.iter().any(|asked| asked.method == "subscriptions/listen");
             entry.asks(&read.messages);
             if let Some(header) = policy::headers::contradiction(&head.headers, &read) {

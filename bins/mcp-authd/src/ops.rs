@@ -58,6 +58,13 @@ impl Controlled for Ops {
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {
-        Box::pin(async { self.reload.all().map_err(|problem| chain(&problem)) })
+        // A task of its own: whoever asked may go away, and what was asked for is done all the same.
+        let reloading = self.gate.life.spawn(self.reload.clone().all());
+        Box::pin(async move {
+            match reloading.await {
+                Ok(reloaded) => reloaded.map_err(|problem| chain(&problem)),
+                Err(cut) => Err(format!("not reloaded, it was cut off: {cut}")),
+            }
+        })
     }
 }

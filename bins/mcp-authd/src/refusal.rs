@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use http::{Response, StatusCode, header, request};
+use http::{HeaderValue, Response, StatusCode, header, request};
 use mcp_daemon::body::Body;
 use mcp_daemon::mcp;
+use serde_json::value::RawValue;
 
 use crate::answer;
 use crate::config::Config;
 use crate::credentials::Refused;
 use crate::front::metadata;
+use crate::policy::Read;
 use crate::route::Unserved;
 
 /// What a client may try again after.
@@ -39,18 +41,30 @@ pub enum Awaited {
     /// The answer to the request with this raw id: 200 with an error that carries it, the only answer that every client
     /// measured survives.
     Id(String),
+    /// The answers to the requests of a batch (MCP 2025-03-26) with these raw ids: 200 with an array of such errors.
+    Ids(Vec<String>),
     /// Nothing: a notification, or an answer to the server. 202, because some clients end at a 4xx or 5xx.
     Nothing,
-    /// The status: GET, DELETE, a batch, and whatever is refused before it was read.
+    /// The status: GET, DELETE, and whatever is refused before it was read.
     Status,
 }
 
 impl Awaited {
+    /// By a body.
+    pub fn of(read: &Read<'_>) -> Self {
+        let raw = |id: &RawValue| id.get().to_owned();
+        match (read.id, &*read.ids) {
+            (Some(id), _) => Awaited::Id(raw(id)),
+            (None, []) => Awaited::Nothing,
+            (None, ids) => Awaited::Ids(ids.iter().copied().map(raw).collect()),
+        }
+    }
+
     /// The raw id, `null` where there is none.
     pub fn id(&self) -> &str {
         match self {
             Awaited::Id(id) => id,
-            Awaited::Nothing | Awaited::Status => "null",
+            Awaited::Ids(_) | Awaited::Nothing | Awaited::Status => "null",
         }
     }
 
@@ -58,6 +72,7 @@ impl Awaited {
     fn told(&self, status: StatusCode, again_after: Duration, message: &str) -> Response<Body> {
         match self {
             Awaited::Id(id) => answer::later(StatusCode::OK, id, again_after, message),
+            Awaited::Ids(ids) => answer::all_later(ids, again_after, message),
             Awaited::Nothing => answer::accepted(),
             Awaited::Status => answer::later(status, "null", again_after, message),
         }
@@ -79,8 +94,17 @@ pub fn unserved(awaited: &Awaited, why: &Unserved) -> Response<Body> {
         }
         Unserved::NoLongerGood => (StatusCode::UNAUTHORIZED, "this token is no longer valid here"),
         Unserved::NoUpstream(_) => (StatusCode::NOT_FOUND, "no server is set up for this token"),
+        Unserved::Stopping(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "mcp-authd is being stopped before this could be sent, try again",
+        ),
     };
     // What is wrong with an upstream is said once, where that is found out.
     log::debug!(error:% = why; "a request was not served");
-    awaited.told(status, TRY_AGAIN, message)
+    let mut answer = awaited.told(status, TRY_AGAIN, message);
+    if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+        // Each of them says that nothing was sent; mcp-sessiond before us sends it again then.
+        answer.headers_mut().insert(mcp::NOT_FORWARDED_HEADER, HeaderValue::from_static("1"));
+    }
+    answer
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::exit::chain;
+use tokio::sync::Mutex;
 
 use crate::audit::sink::Target;
 use crate::config::Config;
@@ -23,12 +24,17 @@ pub struct Reload {
     pub first: Arc<Config>,
     /// What the flags say over and above the file.
     pub flags: Box<dyn Fn(Config) -> Config + Send + Sync>,
+    /// Held from the first byte read until what was read is in force: otherwise a slow reader could put back what a quick
+    /// one has replaced, such as a token that was revoked in between.
+    pub turn: Mutex<()>,
 }
 
 impl Reload {
     /// Reads everything, then replaces everything; which settings wait for a restart. A mistake changes nothing.
-    pub fn all(&self) -> Result<String, ConfigProblem> {
-        let read = self.read();
+    pub async fn all(self: Arc<Self>) -> Result<String, ConfigProblem> {
+        let _turn = self.turn.lock().await;
+        let this = self.clone();
+        let read = aside(move || this.read()).await.map(|(prepared, target)| self.take(prepared, target));
         match &read {
             Ok(what) => log::info!(what = what.as_str(); "reloaded"),
             Err(problem) => log::error!(error:% = chain(problem); "not reloaded, the old settings stay"),
@@ -36,19 +42,25 @@ impl Reload {
         read
     }
 
-    fn read(&self) -> Result<String, ConfigProblem> {
+    /// Reads and opens all that the settings name.
+    fn read(&self) -> Result<(Prepared, Target), ConfigProblem> {
         let file = self.config_file.as_deref();
         let config = (self.flags)(Config::load(file)?);
         let prepared = Prepared::new(config).map_err(|problem| problem.within(file))?;
         let target = Target::open(&prepared.config.audit).map_err(|problem| problem.within(file))?;
+        Ok((prepared, target))
+    }
+
+    /// Puts it in force; what of it is in force only after a restart.
+    fn take(&self, prepared: Prepared, target: Target) -> String {
         let waiting = needs_a_restart(&self.first, &prepared.config);
         self.gate.audit.redirect(&prepared.config.audit, target);
         self.gate.replace(prepared);
-        Ok(if waiting.is_empty() {
+        if waiting.is_empty() {
             "all settings in force".into()
         } else {
             format!("in force after a restart: {}", waiting.join(", "))
-        })
+        }
     }
 
     /// Reads credentials anew whenever one of their files has changed, until the drain. A mistake changes nothing: who was
@@ -63,7 +75,7 @@ impl Reload {
                 log::error!(error:% = chain(&problem); "credentials have changed but cannot be used, the old ones stay");
             }
         };
-        follow(&self.gate, first.credentials, Config::credential_files, Credentials::load, renewed).await;
+        follow(&self, first.credentials, Config::credential_files, Credentials::load, renewed).await;
     }
 
     /// The same for certificate, key, and the authorities of clients: all of them or none.
@@ -79,7 +91,7 @@ impl Reload {
                 log::error!(error:% = chain(&problem); "the certificate has changed but cannot be used, the old one stays");
             }
         };
-        follow(&self.gate, first.certificates, Config::certificate_files, read, renewed).await;
+        follow(&self, first.certificates, Config::certificate_files, read, renewed).await;
     }
 }
 
@@ -102,24 +114,22 @@ impl Looks {
 
 /// Reads and renews something whenever one of the files that the settings name has changed, until the drain.
 async fn follow<T: Send + 'static>(
-    gate: &Gate,
+    reload: &Reload,
     mut look: Look,
     named: fn(&Config) -> Vec<PathBuf>,
     read: fn(&Config) -> Result<T, ConfigProblem>,
     renew: fn(&Gate, Result<T, ConfigProblem>),
 ) {
+    let gate = &*reload.gate;
     let mut reloads = gate.credentials.changes();
     let mut files: Arc<[PathBuf]> = named(&gate.config()).into();
     let mut told = None;
     loop {
         tokio::select! {
             now = changed(&files, &look) => {
-                let (config, theirs) = (gate.config(), gate.config());
-                let fresh = aside(move || read(&theirs)).await;
-                // A reload meanwhile has read other settings, and perhaps older files.
-                if !Arc::ptr_eq(&config, &gate.config()) {
-                    continue;
-                }
+                let _turn = reload.turn.lock().await;
+                let config = gate.config();
+                let fresh = aside(move || read(&config)).await;
                 match fresh.as_ref().err().map(|problem| chain(problem)) {
                     None => (look, told) = (now, None),
                     // Read again until it works, because it may have been for a reason that passes, such as no free

@@ -124,7 +124,7 @@ fn serve_up(args: Up, more: Vec<String>) -> Done {
             move |instance| shown(Some(instance))
         }),
         // Without snapshots Serena serves as well, and it is said.
-        spare: &[up::SNAPSHOTS],
+        needed: &[up::SERENA, up::FRONT],
         up: Box::new(move |fleet| {
             shown(None);
             if let Err(error) = claimed.announce() {

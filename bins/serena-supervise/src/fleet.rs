@@ -214,11 +214,11 @@ impl Fleet {
         self.all().iter().filter_map(|instance| instance.complaint()).collect()
     }
 
-    /// Waits until everything that starts with the supervisor is up, but for those of `spare` that have failed too often;
+    /// Waits until everything that starts with the supervisor is up, or has failed too often and is none of `needed`;
     /// `progress` hears, at every change and every second, what is waited for.
-    pub async fn until_up(&self, spare: &[&str], progress: impl Fn(&Instance)) {
+    pub async fn until_up(&self, needed: &[&str], progress: impl Fn(&Instance)) {
         let is_spared =
-            |one: &Instance| one.state().phase() == Phase::Failed && spare.contains(&one.name.as_str());
+            |one: &Instance| one.state().phase() == Phase::Failed && !needed.contains(&one.name.as_str());
         loop {
             let mut missing: Vec<Arc<Instance>> = self
                 .all()

@@ -12,9 +12,11 @@ use mcp_daemon::{fds, files};
 use nix::sys::signal::Signal;
 use supervise::config::Config;
 use supervise::fleet::{Fleet, FleetError, Source};
+use supervise::instance::state::Phase;
 use supervise::instance::{Instance, name};
 use supervise::ops::Ops;
 use supervise::output;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval, sleep};
 
@@ -47,8 +49,8 @@ pub struct Serving {
 pub struct Told {
     /// While things start.
     pub progress: Box<dyn Fn(&Instance) + Send + Sync>,
-    /// Instances that are not waited for any more once they have failed too often.
-    pub spare: &'static [&'static str],
+    /// Instances that are waited for even when they have failed too often.
+    pub needed: &'static [&'static str],
     /// Once they are up.
     pub up: Box<dyn Fn(&Fleet) + Send + Sync>,
 }
@@ -95,7 +97,7 @@ fn run(serving: Serving) -> Done {
                 if let Some(told) = &told {
                     (told.up)(&fleet);
                 }
-                life.ready(&format!("{} instances", all.len()), ready_fd);
+                life.ready(&summary(&fleet.all()), ready_fd);
             }
             () = life.draining() => {}
         }
@@ -116,12 +118,20 @@ fn explain(error: &FleetError) -> Failure {
     Failure::new(exit, error)
 }
 
-/// Waits until everything that starts with us is up; meanwhile tells whoever manages us that we are not stuck, as long
-/// as nothing has failed.
+/// How many there are, and which have failed.
+fn summary(all: &[Arc<Instance>]) -> String {
+    let failed = all.iter().filter(|one| one.state().phase() == Phase::Failed);
+    let failed: Vec<&str> = failed.map(|one| one.name.as_str()).collect();
+    let failed = if failed.is_empty() { String::new() } else { format!(", failed: {}", failed.join(", ")) };
+    format!("{} instances{failed}", all.len())
+}
+
+/// Waits until everything that starts with us is up or has failed too often, which one broken server does not keep the
+/// others from; meanwhile tells whoever manages us that we are not stuck.
 async fn until_up(fleet: &Arc<Fleet>, life: &Life, told: Option<&Told>) {
     let mut report = interval(STILL_STARTING);
-    let spare = told.map_or(&[][..], |told| told.spare);
-    let up = fleet.until_up(spare, |instance| {
+    let needed = told.map_or(&[][..], |told| told.needed);
+    let up = fleet.until_up(needed, |instance| {
         if let Some(told) = told {
             (told.progress)(instance);
         }
@@ -132,11 +142,9 @@ async fn until_up(fleet: &Arc<Fleet>, life: &Life, told: Option<&Told>) {
             () = &mut up => return,
             _ = report.tick() => {
                 let all = fleet.all();
-                if !all.iter().any(|instance| instance.has_failed()) {
-                    let states: Vec<String> =
-                        all.iter().map(|one| format!("{} {}", one.name, name(one.state().phase()))).collect();
-                    life.still_starting(&states.join(", "), STILL_STARTING * 4);
-                }
+                let states: Vec<String> =
+                    all.iter().map(|one| format!("{} {}", one.name, name(one.state().phase()))).collect();
+                life.still_starting(&states.join(", "), STILL_STARTING * 4);
             }
         }
     }

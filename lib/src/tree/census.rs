@@ -16,8 +16,11 @@ use tokio::process::Child;
 
 use super::Usage;
 use super::mark::Mark;
-use super::procfs::{self, Process};
+use super::procfs::{self, Environment, Process, Table};
 use super::tag;
+
+/// Walks at most until one that finds nobody could not have missed anybody.
+const TORN_WALKS: usize = 20;
 
 /// The living trees, tag to root. Locked while a root is started, so that no walk takes a newborn for an orphan.
 static ROOTS: LazyLock<Mutex<HashMap<String, i32>>> = LazyLock::new(Mutex::default);
@@ -91,13 +94,26 @@ impl Census {
         if !procfs::is_ours() {
             return self.group(&certain);
         }
+        let mut torn_walks = 0;
+        loop {
+            let (members, is_torn) = self.walk_once(&certain);
+            torn_walks += 1;
+            // Nobody is only what was seen twice, where somebody may have been forked behind our back.
+            if !members.is_empty() || !is_torn || torn_walks == TORN_WALKS {
+                return members;
+            }
+        }
+    }
+
+    /// The members, and whether one may have been missed: a process ended before it was looked into, or was in exec.
+    fn walk_once(&mut self, certain: &[i32]) -> (Vec<Process>, bool) {
         let roots = roots();
         let us = getpid().as_raw();
         let our_session = getsid(None).map_or(0, Pid::as_raw);
         // Orphans of the whole container come to its first process, also those of `docker exec`.
         let alone = us != 1 && roots.len() == 1 && roots.contains_key(&self.tag);
-        let mut table = procfs::table();
-        let mut mine: HashSet<i32> = certain.into_iter().collect();
+        let Table { processes: mut table, mut is_torn } = procfs::table();
+        let mut mine: HashSet<i32> = certain.iter().copied().collect();
         for one in table.iter().filter(|one| one.start >= self.born) {
             let adopted = is_adopted(one, us, our_session, &roots);
             if adopted && one.zombie {
@@ -105,7 +121,7 @@ impl Census {
             } else if (one.pid == self.root && one.start == self.born)
                 || self.known.contains(&(one.pid, one.start))
                 || self.sessions.contains(&one.session)
-                || (adopted && (alone || self.knows(one.pid)))
+                || (adopted && (alone || self.knows(one.pid, &mut is_torn)))
             {
                 mine.insert(one.pid);
             }
@@ -123,11 +139,22 @@ impl Census {
         // Of an empty session there is nothing left to find, and its number may become somebody else's.
         self.sessions =
             table.iter().map(|one| one.session).filter(|session| *session != our_session).collect();
-        table
+        (table, is_torn)
     }
 
-    fn knows(&self, orphan: i32) -> bool {
-        is_tagged(orphan, &self.tag) || self.mark.as_ref().is_some_and(|mark| mark.is_on(orphan))
+    /// Whether an orphan is of this tree; `is_torn` where that is not to be known now.
+    fn knows(&self, orphan: i32, is_torn: &mut bool) -> bool {
+        if self.mark.as_ref().is_some_and(|mark| mark.is_on(orphan)) {
+            return true;
+        }
+        match procfs::environment(orphan) {
+            // Started in this tree, however deep.
+            Environment::Read(environment) => tag::tags_in(&environment).any(|one| one == self.tag),
+            Environment::Unknown => {
+                *is_torn = true;
+                false
+            }
+        }
     }
 
     /// Without /proc: the process group of the root, told by the root's number, and who is `certain`.
@@ -153,7 +180,9 @@ pub(super) fn reap_orphans() {
     let roots = roots();
     let us = getpid().as_raw();
     let our_session = getsid(None).map_or(0, Pid::as_raw);
-    for one in procfs::table().iter().filter(|one| one.zombie && is_adopted(one, us, our_session, &roots)) {
+    for one in
+        procfs::table().processes.iter().filter(|one| one.zombie && is_adopted(one, us, our_session, &roots))
+    {
         reap(one.pid);
     }
 }
@@ -176,11 +205,6 @@ fn is_adopted(one: &Process, us: i32, our_session: i32, roots: &HashMap<String, 
 
 fn roots() -> MutexGuard<'static, HashMap<String, i32>> {
     ROOTS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether the process was started in the tree of this tag, however deep.
-fn is_tagged(pid: i32, tag: &str) -> bool {
-    tag::tags_in(&procfs::environment(pid)).any(|one| one == tag)
 }
 
 fn reap(pid: i32) {

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{Pid, getpid, setsid};
 use tokio::process::Command;
 
@@ -70,6 +71,9 @@ pub(super) fn prepare(
     let (parent, inherited) = (getpid(), inherited.clone());
     let in_child = move || {
         setsid()?;
+        // Until exec the handlers are ours: our death would be told to one that swallows it, and the child live on.
+        // SAFETY: the default has no code of ours that could do harm.
+        unsafe { signal(Signal::SIGTERM, SigHandler::SigDfl) }?;
         end_with(parent)?;
         if let Some(mut entrance) = entrance.as_ref() {
             // Looked at afterwards, by whoever started us: a tree without cgroup is better than none.

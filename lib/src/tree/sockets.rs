@@ -83,7 +83,8 @@ fn held(mut sockets: HashSet<u64>, members: Vec<i32>) -> Result<Vec<(PathBuf, u6
         Err(_) => true,
     };
     let members: HashSet<i32> = members.into_iter().collect();
-    let others = procfs::table().into_iter().map(|one| one.pid).filter(|pid| !members.contains(pid));
+    let others =
+        procfs::table().processes.into_iter().map(|one| one.pid).filter(|pid| !members.contains(pid));
     let foreign = others
         .filter_map(|pid| Some((pid, sockets_of(pid).ok()?)))
         .find(|(_, held)| held.iter().any(|(_, inode)| sockets.contains(inode)));

@@ -9,12 +9,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use super::cgroup::{self, Leftovers};
-use super::procfs::{self, Process};
+use super::procfs::{self, Environment, Process, Table};
 use super::{FIRST_LOOK, LAST_LOOK, Swept};
 use super::{census, tag};
 
 /// Looks of [`kill_all`]: what is forked while we kill is seen at the next one.
 const KILL_ROUNDS: usize = 250;
+/// Looks at most for somebody who may have been forked behind the back of the one before.
+const TORN_LOOKS: usize = 20;
 /// Tries of [`kill_all`] to remove what is empty then.
 const REMOVE_ROUNDS: usize = 50;
 
@@ -26,6 +28,8 @@ struct Search {
     strangers: HashSet<(i32, u64)>,
     found: HashSet<(i32, u64)>,
     sessions: HashSet<i32>,
+    /// Whether the last look may have missed somebody: a process ended before it was looked into, or was in exec.
+    is_torn: bool,
 }
 
 /// See [`super::sweep`]; SIGKILL may take up to `limit`.
@@ -35,6 +39,7 @@ pub(super) async fn sweep(owners: &[String], grace: Duration, limit: Duration) -
     let given_up_at = patient_until + limit;
     let mut told = HashSet::new();
     let mut pause = FIRST_LOOK;
+    let mut torn_looks = 0;
     let mut left = loop {
         // On another thread: to look into every environment takes even longer than to walk.
         let looked = spawn_blocking(move || {
@@ -45,7 +50,9 @@ pub(super) async fn sweep(owners: &[String], grace: Duration, limit: Duration) -
         let Ok((searched, left)) = looked.await else { return Swept::default() };
         search = searched;
         let now = Instant::now();
-        if left.is_empty() || now >= given_up_at {
+        torn_looks += usize::from(search.is_torn);
+        let may_hide = search.is_torn && torn_looks < TORN_LOOKS;
+        if (left.is_empty() && !may_hide) || now >= given_up_at {
             break left;
         }
         for pid in left {
@@ -75,8 +82,9 @@ pub(super) fn left_by(owner: &str) -> Vec<i32> {
 
 /// See [`super::kill_all`].
 pub(super) fn kill_all() {
+    let mut torn_looks = 0;
     for _ in 0..KILL_ROUNDS {
-        let table = procfs::table();
+        let Table { processes: table, mut is_torn } = procfs::table();
         let untouchable = ourselves(&table);
         cgroup::kill_living();
         let mut ours: HashSet<i32> = census::living_roots().into_iter().collect();
@@ -88,14 +96,19 @@ pub(super) fn kill_all() {
             table.iter().filter(|one| one.parent == us && one.session != our_session).map(|one| one.pid),
         );
         for one in table.iter().filter(|one| !one.zombie) {
-            if census::is_any_alive(tag::tags_in(&procfs::environment(one.pid))) {
-                ours.insert(one.pid);
+            match procfs::environment(one.pid) {
+                Environment::Unknown => is_torn = true,
+                Environment::Read(read) if census::is_any_alive(tag::tags_in(&read)) => {
+                    ours.insert(one.pid);
+                }
+                Environment::Read(_) => {}
             }
         }
         procfs::add_descendants(&table, &mut ours);
         let alive = table.iter().filter(|one| !one.zombie && ours.contains(&one.pid));
         let mut alive = alive.filter(|one| !untouchable.contains(&one.pid)).peekable();
-        if alive.peek().is_none() {
+        torn_looks += usize::from(is_torn);
+        if alive.peek().is_none() && (!is_torn || torn_looks >= TORN_LOOKS) {
             break;
         }
         for one in alive {
@@ -122,12 +135,20 @@ impl Search {
     fn of(owners: &[String]) -> Self {
         let owners: Vec<String> = owners.iter().map(|owner| tag::owner_digest(owner)).collect();
         let cgroups = owners.iter().map(|owner| Leftovers::of(owner)).collect();
-        Search { owners, cgroups, strangers: HashSet::new(), found: HashSet::new(), sessions: HashSet::new() }
+        Search {
+            owners,
+            cgroups,
+            strangers: HashSet::new(),
+            found: HashSet::new(),
+            sessions: HashSet::new(),
+            is_torn: false,
+        }
     }
 
     /// Who is left now.
     fn look(&mut self) -> Vec<i32> {
-        let table = procfs::table();
+        let Table { processes: table, is_torn } = procfs::table();
+        self.is_torn = is_torn;
         let untouchable = ourselves(&table);
         let our_session = getsid(None).map_or(0, Pid::as_raw);
         let in_cgroups: HashSet<i32> = self.cgroups.iter().flat_map(Leftovers::members).collect();
@@ -156,12 +177,15 @@ impl Search {
         if self.strangers.contains(&who) {
             return false;
         }
-        let environment = procfs::environment(who.0);
+        let Environment::Read(environment) = procfs::environment(who.0) else {
+            self.is_torn = true;
+            return false;
+        };
         let is_theirs = tag::tags_in(&environment)
             .any(|one| self.owners.iter().any(|owner| tag::is_of(one, owner)))
             && !census::is_any_alive(tag::tags_in(&environment));
-        // Between fork and exec a child has its parent's environment; between exec and the end of its set-up, none.
-        if !is_theirs && !environment.is_empty() {
+        // Between fork and exec a child has its parent's environment, and may lose it.
+        if !is_theirs {
             self.strangers.insert(who);
         }
         is_theirs

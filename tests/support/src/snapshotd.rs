@@ -183,6 +183,11 @@ impl Snapshotd {
     /// Starts the daemon with these flags besides, and waits until it says that it is ready.
     pub async fn start(&mut self, args: &[&str]) {
         let pipe = self.launch(args).await;
+        self.ready(pipe).await;
+    }
+
+    /// Waits until one that was launched says that it is ready.
+    pub async fn ready(&mut self, pipe: File) {
         self.daemon.ready(pipe).await;
     }
 

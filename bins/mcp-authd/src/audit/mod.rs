@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use self::line::Line;
 pub use self::sink::Audit;
+use crate::answer::Said;
 use crate::identity::Identity;
 use crate::policy::Asked;
 
@@ -91,9 +92,15 @@ impl Entry {
         self.reason = Some(reason);
     }
 
-    /// It is answered, and all of the answer is here.
+    /// It is answered, and all of the answer is here. Where it is refused and nothing better is known, what the client is told
+    /// is the reason.
     pub fn ends_with(mut self, answer: Response<Body>) -> Response<Body> {
         self.begins_with(answer.status());
+        if self.reason.is_none()
+            && let Some(Said(said)) = answer.extensions().get()
+        {
+            self.because(said);
+        }
         self.goes_on(answer.body().size_hint().lower() as usize, true);
         answer
     }

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::line::Line;
 use crate::config;
 
-/// Bytes of lines that wait to be written.
+/// Bytes of lines that wait to be written, or are being written.
 const MAX_WAITING: usize = 8 << 20;
 /// How long lines are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(50);
@@ -28,13 +28,21 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 /// The audit of this process.
 pub struct Audit {
     is_off: AtomicBool,
-    waiting: Mutex<Vec<u8>>,
+    waiting: Mutex<Waiting>,
     taken_down: Notify,
     /// Held while a batch is written, however long that takes.
     target: Arc<Mutex<Target>>,
     /// Takes the place of `target` before the next batch.
     next: Arc<Mutex<Option<Target>>>,
     lost: AtomicU64,
+}
+
+/// What is not in the target yet.
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// Bytes of the batch that is being written.
+    under_way: usize,
 }
 
 /// What is written to.
@@ -81,33 +89,37 @@ impl Audit {
     /// Takes a line down; it is written soon.
     pub fn write(&self, line: &Line<'_>) {
         let mut waiting = lock(&self.waiting);
-        if waiting.len() >= MAX_WAITING {
+        let Waiting { lines, under_way } = &mut *waiting;
+        if lines.len() + *under_way >= MAX_WAITING {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let was_empty = waiting.is_empty();
-        serde_json::to_writer(&mut *waiting, line).expect("a line is plain data, and memory takes it all");
-        waiting.push(b'\n');
+        let was_empty = lines.is_empty();
+        serde_json::to_writer(&mut *lines, line).expect("a line is plain data, and memory takes it all");
+        lines.push(b'\n');
         if was_empty {
             self.taken_down.notify_one();
         }
     }
 
-    /// Writes what was taken down, until the daemon ends.
-    pub async fn run(self: Arc<Self>, life: Life) {
+    /// Writes what was taken down, until `last` drains: what requests do that outlast the drain is written too.
+    pub async fn run(self: Arc<Self>, last: Life) {
         let mut told = 0;
-        while !life.is_draining() {
+        while !last.is_draining() {
             tokio::select! {
                 () = self.taken_down.notified() => {}
-                () = life.draining() => break,
+                () = last.draining() => break,
             }
             tokio::select! {
                 () = tokio::time::sleep(GATHER) => {}
-                () = life.draining() => {}
+                () = last.draining() => {}
             }
             if let Err(error) = self.flush().await {
                 log::error!(error:% = error; "the audit cannot be written, trying on");
-                tokio::time::sleep(BACK_OFF).await;
+                tokio::select! {
+                    () = tokio::time::sleep(BACK_OFF) => {}
+                    () = last.draining() => {}
+                }
                 self.taken_down.notify_one();
             }
             let lost = self.lost();
@@ -120,7 +132,12 @@ impl Audit {
 
     /// Writes everything that waits; what could not be written waits on.
     pub async fn flush(&self) -> io::Result<()> {
-        let batch = std::mem::take(&mut *lock(&self.waiting));
+        let batch = {
+            let mut waiting = lock(&self.waiting);
+            let batch = std::mem::take(&mut waiting.lines);
+            waiting.under_way = batch.len();
+            batch
+        };
         if batch.is_empty() {
             return Ok(());
         }
@@ -134,10 +151,9 @@ impl Audit {
             (batch, written)
         });
         let (batch, (length, result)) = written.await.map_err(io::Error::other)?;
-        if length < batch.len() {
-            let mut waiting = lock(&self.waiting);
-            waiting.splice(..0, batch[length..].iter().copied());
-        }
+        let mut waiting = lock(&self.waiting);
+        waiting.under_way = 0;
+        waiting.lines.splice(..0, batch[length..].iter().copied());
         result
     }
 }
@@ -254,6 +270,30 @@ mod tests {
         audit.redirect(&settings(&path), Target::open(&settings(&path)).unwrap());
         audit.flush().await.unwrap();
         assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 8);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_just_being_written_counts_among_what_waits() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // Both ends, because opening one waits for the other. It holds 64 KiB.
+        let reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let audit = Audit::open(&settings(&path)).unwrap();
+        let long = "x".repeat(1 << 20);
+        let write = |count| (0..count).for_each(|_| audit.write(&line_of(&long)));
+        write(6);
+        let mut flush = std::pin::pin!(audit.flush());
+        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(flush.as_mut().poll(cx))).await;
+        assert!(polled.is_pending());
+        write(6);
+        assert_eq!(audit.lost(), 4);
+        let read =
+            tokio::task::spawn_blocking(|| io::BufRead::lines(io::BufReader::new(reader)).take(6).count());
+        flush.await.unwrap();
+        assert_eq!(read.await.unwrap(), 6);
+        write(6);
+        assert_eq!(audit.lost(), 4, "there is room again");
     }
 
     #[test]

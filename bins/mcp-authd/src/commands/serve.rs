@@ -16,6 +16,7 @@ use mcp_daemon::control;
 use mcp_daemon::exit::{Exit, Failure};
 use mcp_daemon::life::{self, Life};
 use mcp_daemon::serve::{BindOptions, Listener};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::Done;
@@ -58,6 +59,7 @@ pub fn run(args: Serve) -> Done {
             config_file,
             first: config.clone(),
             flags: Box::new(move |config| flags.over(config)),
+            turn: Mutex::default(),
         });
         let ops = Arc::new(Ops {
             gate: gate.clone(),
@@ -76,7 +78,8 @@ pub fn run(args: Serve) -> Done {
             life.spawn(front::run(gate.clone(), listener));
         }
         gate.report();
-        life.spawn(audit.clone().run(life.clone()));
+        // What is done during the drain is taken down as well.
+        life.last().spawn(audit.clone().run(life.last()));
         let last_use = LastUse::open(&config, &gate.credentials);
         if let Some(last_use) = last_use.clone() {
             life.spawn(last_use.run(gate.credentials.clone(), life.clone()));

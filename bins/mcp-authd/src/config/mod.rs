@@ -11,6 +11,7 @@ pub mod route;
 pub mod tls;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use mcp_daemon::addr::{Listen, Route};
@@ -59,6 +60,13 @@ pub struct Config {
     pub require: Vec<Rule>,
     /// Where routes lead that have no `[route.NAME]` of their own, such as `unix:/run/serena/{route}/mcp.sock`.
     pub upstream: Upstreams,
+    /// Requests of one route with their answers under way at once, where `[route.NAME]` says nothing else; more wait. A
+    /// stream counts up to its head. Default: no bound but that of connections.
+    pub concurrency: Option<NonZeroUsize>,
+    /// Requests of one route that may wait for `concurrency`, likewise. Default 128.
+    pub queue: Option<usize>,
+    /// Their longest wait, likewise; default 30s.
+    pub queue_timeout: Option<Span>,
     /// Routes with settings of their own.
     pub route: BTreeMap<Route, RouteSettings>,
     /// How upstreams are found to be unwell.
@@ -111,6 +119,9 @@ impl Default for Config {
             metadata: None,
             require: Vec::new(),
             upstream: Upstreams::default(),
+            concurrency: None,
+            queue: None,
+            queue_timeout: None,
             route: BTreeMap::new(),
             health: Health::default(),
             tls: None,

@@ -15,12 +15,13 @@ pub struct RouteSettings {
     pub upstream: Upstreams,
     /// Answer `notifications/initialized` here with 202, for upstreams that choke on it.
     pub acknowledge_initialized: bool,
-    /// Requests with their answers under way at once; more wait. A stream counts up to its head. Default: no bound but that
-    /// of connections.
+    /// Requests with their answers under way at once; more wait. A stream counts up to its head. Default: the common
+    /// `concurrency`.
     pub concurrency: Option<NonZeroUsize>,
-    /// Requests that may wait for `concurrency`, in the order in which they came; more are refused. Default 128.
+    /// Requests that may wait for `concurrency`, in the order in which they came; more are refused. Default: the
+    /// common `queue`.
     pub queue: Option<usize>,
-    /// Longest wait in the queue; default 30s.
+    /// Longest wait in the queue; default: the common `queue_timeout`.
     pub queue_timeout: Option<Span>,
 }
 

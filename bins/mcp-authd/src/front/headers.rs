@@ -56,6 +56,9 @@ fn is_not_for_the_upstream(name: &str) -> bool {
             | "forwarded"
             | "host"
             | "keep-alive"
+            // Some servers take `_` and `-` in a name for the same.
+            | "mcp_auth_subject"
+            | "mcp_route"
             | "origin"
             | "proxy-authorization"
             | "proxy-connection"

@@ -36,6 +36,8 @@ pub struct Asked<'a> {
 pub struct Read<'a> {
     /// The raw id of a single request, for its answer; `None` for a batch and for what wants no answer.
     pub id: Option<&'a RawValue>,
+    /// The raw ids of the requests in a batch, in order.
+    pub ids: Vec<&'a RawValue>,
     /// Every message, in order; never empty.
     pub messages: Vec<Asked<'a>>,
     /// Whether it is an array.
@@ -47,7 +49,7 @@ pub struct Read<'a> {
 /// takes both for the same.
 pub fn read(body: &[u8], strictly: bool) -> Result<Read<'_>, Malformed> {
     match message(body, strictly) {
-        Ok((id, asked)) => Ok(Read { id, messages: vec![asked], is_batch: false }),
+        Ok((id, asked)) => Ok(Read { id, ids: Vec::new(), messages: vec![asked], is_batch: false }),
         // How deep it is was looked at before it was called a batch.
         Err(Malformed::Batch) => batch(body, strictly),
         Err(malformed) => Err(malformed),
@@ -69,15 +71,18 @@ fn batch(body: &[u8], strictly: bool) -> Result<Read<'_>, Malformed> {
     if elements.is_empty() {
         return Err(Malformed::NotAMessage("a batch without messages".into()));
     }
-    let mut messages = Vec::with_capacity(elements.len());
+    let (mut ids, mut messages) = (Vec::new(), Vec::with_capacity(elements.len()));
     for element in elements {
         match message(element.get().as_bytes(), strictly) {
-            Ok((_, asked)) => messages.push(asked),
+            Ok((id, asked)) => {
+                ids.extend(id);
+                messages.push(asked);
+            }
             Err(Malformed::Batch) => return Err(Malformed::NotAMessage("a batch in a batch".into())),
             Err(malformed) => return Err(malformed),
         }
     }
-    Ok(Read { id: None, messages, is_batch: true })
+    Ok(Read { id: None, ids, messages, is_batch: true })
 }
 
 /// One message: the id of a request, and what it asks for.
@@ -206,6 +211,8 @@ mod tests {
         let batch = r#" [{"id":1,"method":"ping"}, {"method":"tools/call","params":{"name":"x"}},{"id":3,"error":{}}]"#;
         let read = read(batch.as_bytes(), true).unwrap();
         assert!(read.id.is_none() && read.is_batch && !read.is_initialized());
+        let ids: Vec<_> = read.ids.iter().map(|id| id.get()).collect();
+        assert_eq!(ids, ["1"], "neither a notification nor a response is answered");
         assert_eq!(asks(batch), [one("ping", ""), one("tools/call", "x"), one("", "")].concat());
     }
 

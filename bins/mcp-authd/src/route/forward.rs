@@ -1,4 +1,5 @@
-//! One request from its route to the head of an answer: which upstream, and what where that one cannot be reached.
+//! One request as an upstream gets it, what came of sending it, and the head of its answer as the client gets it. Which
+//! upstream, and what where that one cannot be reached, is in `search`.
 //!
 //! It is sent again only where the first sending provably came to nothing: not a byte was written, or a neighbour on a
 //! Unix socket says so. Whatever else happens to it, a second sending could run it twice.
@@ -6,7 +7,6 @@
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
@@ -17,16 +17,10 @@ use mcp_daemon::mcp;
 use tokio::time::Instant;
 
 use super::affinity;
-use super::balance::Tried;
 use super::lane::Lane;
 use super::member::{Errand, Member};
 use crate::front::headers;
 use crate::identity::Identity;
-
-/// The first pause before upstreams that could not be reached are tried again; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
-/// The longest.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is to be sent.
 pub(super) struct Letter<'a> {
@@ -45,40 +39,19 @@ pub(super) enum Sent {
     NotRun(String),
 }
 
-/// The search for an upstream that can be reached.
-pub(super) struct Search {
-    tried: Tried,
-    /// Whether the session's own upstream was given up.
-    left_home: bool,
-    /// Since when nobody can be reached.
-    since: Option<Instant>,
-    pauses: u32,
-    /// The last error.
-    pub why: String,
-}
-
-/// What to do next in a search.
-pub(super) enum Step {
-    /// Nobody can be reached in time.
-    GiveUp,
-    /// Wait, then go on.
-    Pause(Duration),
-    /// Send it to the upstream at this place.
-    Send(usize),
-}
-
 impl<'a> Letter<'a> {
     pub fn new(identity: &'a Identity, request: Request<Bytes>) -> Self {
         let (head, body) = request.into_parts();
         Self { identity, head, body }
     }
 
-    fn session(&self) -> Option<&str> {
+    /// The session that the client believes it has.
+    pub fn session(&self) -> Option<&str> {
         self.head.headers.get(mcp::SESSION)?.to_str().ok()
     }
 
     /// Decides among upstreams: chance, or for a session that has no home its id, so that it stays where it went.
-    fn draw(&self) -> u64 {
+    pub fn draw(&self) -> u64 {
         match self.session() {
             // The same for everybody who asks: neither a restart nor a second mcp-authd takes a session elsewhere.
             Some(session) => {
@@ -159,56 +132,6 @@ impl<'a> Letter<'a> {
             }
         }
         answer
-    }
-}
-
-impl Search {
-    /// Nothing tried yet.
-    pub fn new() -> Self {
-        let why = String::from("all its upstreams drain");
-        Self { tried: Tried::default(), left_home: false, since: None, pauses: 0, why }
-    }
-
-    /// What to do next with a letter on a lane.
-    pub fn next(&mut self, lane: &Lane, letter: &Letter<'_>, now: Instant) -> Step {
-        let session = letter.session();
-        let home = session.and_then(|session| lane.home(session).0);
-        let home = home.filter(|_| lane.has_several() && !self.left_home);
-        if let Some(home) = home {
-            let member = &lane.members[home];
-            let may_come_back = member.may_come_back(now, lane.patience);
-            if !self.tried.has(home) && (may_come_back || member.admits(now)) {
-                return Step::Send(home);
-            }
-            // What lives there is lost to it anywhere else, so it stays as long as there is hope.
-            if may_come_back {
-                return self.pause(lane, now);
-            }
-            self.left_home = true;
-            member.is_left();
-        }
-        match lane.choose(session.is_some(), self.tried, || letter.draw(), now) {
-            Some(at) => Step::Send(at),
-            None => self.pause(lane, now),
-        }
-    }
-
-    /// The upstream at a place could not be reached.
-    pub fn failed(&mut self, at: usize, why: String) {
-        self.tried.add(at);
-        self.why = why;
-    }
-
-    fn pause(&mut self, lane: &Lane, now: Instant) -> Step {
-        let until = *self.since.get_or_insert(now) + lane.patience;
-        if now >= until {
-            return Step::GiveUp;
-        }
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(16)).min(LONGEST_PAUSE);
-        self.pauses += 1;
-        self.tried = Tried::default();
-        // The last try of all comes at the very end of the patience.
-        Step::Pause(pause.min(until - now))
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::config::route::Health;
 
-/// When an upstream is put out, and for how long.
+/// When an upstream is put out and its sessions are taken elsewhere, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     /// Failures in a row that put it out.
@@ -16,6 +16,8 @@ pub struct Rules {
     pub ejection: Duration,
     /// The longest.
     pub longest: Duration,
+    /// How long its sessions wait for it.
+    pub patience: Duration,
 }
 
 /// How an upstream stands.
@@ -63,6 +65,7 @@ impl Rules {
             failures: health.failures.get(),
             ejection: health.ejection.duration(),
             longest: health.longest_ejection.duration(),
+            patience: health.patience.duration(),
         }
     }
 
@@ -119,8 +122,12 @@ mod tests {
 
     use super::*;
 
-    const RULES: Rules =
-        Rules { failures: 3, ejection: Duration::from_secs(5), longest: Duration::from_secs(60) };
+    const RULES: Rules = Rules {
+        failures: 3,
+        ejection: Duration::from_secs(5),
+        longest: Duration::from_secs(60),
+        patience: Duration::from_secs(10),
+    };
     const FAILED: Event = Event::Failed { is_last: false };
 
     fn after(events: &[Event], now: Instant) -> Standing {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use mcp_daemon::addr::{Endpoint, Route};
+use mcp_daemon::life::Life;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -13,7 +14,7 @@ use super::balance::{Tried, choose};
 use super::health::Rules;
 use super::member::Member;
 use super::probe::Probes;
-use super::queue::{Full, Place, Queue};
+use super::queue::{NoPlace, Place, Queue};
 use super::table::Table;
 
 /// A route that somebody used, in one reading of the settings.
@@ -64,9 +65,9 @@ impl Lane {
     }
 
     /// Takes a place among the requests under way, where those are bounded.
-    pub async fn enter(&self) -> Result<Option<Place>, Full> {
+    pub async fn enter(&self, life: &Life) -> Result<Option<Place>, NoPlace> {
         match &self.queue {
-            Some(queue) => queue.enter().await.map(Some),
+            Some(queue) => queue.enter(life).await.map(Some),
             None => Ok(None),
         }
     }

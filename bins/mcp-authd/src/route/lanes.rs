@@ -9,10 +9,10 @@ use mcp_daemon::addr::Route;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::Unserved;
 use super::lane::Lane;
 use super::probe::Probes;
 use super::table::Table;
+use super::{Readiness, Unserved};
 
 /// Routes in use at once; some KiB each.
 const MOST: usize = 10_000;
@@ -73,6 +73,17 @@ impl Lanes {
         });
     }
 
+    /// How many upstreams of the routes in use are ready, and how many there are.
+    pub fn readiness(&self) -> Readiness {
+        let now = Instant::now();
+        let mut readiness = Readiness { ready: 0, of: 0 };
+        for member in self.by_route.values().flat_map(|kept| &kept.lane.members) {
+            readiness.of += 1;
+            readiness.ready += usize::from(member.is_ready(now));
+        }
+        readiness
+    }
+
     /// For the control socket, in the order of names.
     pub fn report(&self) -> Vec<Value> {
         let mut all: Vec<_> = self.by_route.iter().collect();
@@ -95,7 +106,7 @@ impl Lanes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use mcp_daemon::client::{Client, ClientOptions};
@@ -109,7 +120,8 @@ mod tests {
         Table::load(&Arc::new(config)).unwrap()
     }
 
-    fn lanes(settings: &str) -> Lanes {
+    /// Of these settings, none of them in use.
+    pub fn lanes(settings: &str) -> Lanes {
         let client = Client::new(ClientOptions::default());
         Lanes::new(table(settings), Probes::new(client, Life::new(Duration::ZERO)))
     }

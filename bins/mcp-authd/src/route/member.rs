@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use mcp_daemon::addr::{Endpoint, Route};
 use serde_json::{Value, json};
@@ -10,6 +9,7 @@ use tokio::time::Instant;
 
 use super::balance::Candidate;
 use super::health::{Event, Rules, Standing};
+use super::outage::Outage;
 use super::probe::Probe;
 use super::table::Goal;
 
@@ -36,8 +36,8 @@ struct Vitals {
 #[derive(Debug)]
 struct Pulse {
     standing: Standing,
-    /// Since when nothing could be brought to it.
-    unreachable: Option<Instant>,
+    /// While nothing can be brought to it.
+    outage: Option<Outage>,
     /// Failures in a row, for the log.
     failures: u32,
     /// Whether the log knows that its sessions go elsewhere.
@@ -70,7 +70,8 @@ impl Member {
 
     /// As the choice sees it.
     pub fn candidate(&self, now: Instant) -> Candidate {
-        Candidate { weight: self.goal().weight, admits: self.admits(now), drains: self.goal().drains }
+        let Goal { key, weight, drains, .. } = *self.goal();
+        Candidate { key, weight, admits: self.admits(now), drains }
     }
 
     /// Whether it is well, as far as anybody knows.
@@ -78,9 +79,18 @@ impl Member {
         self.probe.as_ref().is_none_or(|probe| probe.is_well()) && self.pulse().standing.admits(now)
     }
 
-    /// Whether a session that lives there has to wait for it: it has not been unreachable for longer than `patience`.
-    pub fn may_come_back(&self, now: Instant, patience: Duration) -> bool {
-        self.pulse().unreachable.is_none_or(|since| now < since + patience)
+    /// Whether a request that is sent there now is likely to be answered. Also of the last upstream of a route, which
+    /// admits whatever happens.
+    pub fn is_ready(&self, now: Instant) -> bool {
+        self.admits(now) && self.pulse().failures < self.rules.failures
+    }
+
+    /// Whether a session that lives there has to wait for it: it was not seen to be away for so long as `health.patience`,
+    /// or somebody is just trying whether it is back.
+    pub fn may_come_back(&self) -> bool {
+        let Pulse { standing, outage, .. } = *self.pulse();
+        let is_away = outage.is_some_and(|outage| outage.is_longer_than(self.rules.patience));
+        !is_away || matches!(standing, Standing::Trial { .. })
     }
 
     /// Its sessions go elsewhere; the log hears of it once per outage.
@@ -98,7 +108,7 @@ impl Member {
     /// For the control socket.
     pub fn report(&self) -> Value {
         let now = Instant::now();
-        let Pulse { standing, failures, unreachable, .. } = *self.pulse();
+        let Pulse { standing, failures, outage, .. } = *self.pulse();
         let (state, left) = match standing {
             Standing::In { .. } if self.probe.as_ref().is_some_and(|probe| !probe.is_well()) => {
                 ("not ready", None)
@@ -116,7 +126,7 @@ impl Member {
             "health": state,
             "ejected_ms": left.map(|left| left.as_millis() as u64),
             "failures": failures,
-            "unreachable_ms": unreachable.map(|since| (now - since).as_millis() as u64),
+            "unreachable_ms": outage.map(|outage| (now - outage.first).as_millis() as u64),
             "in_flight": self.vitals.in_flight.load(Relaxed),
             "streams": self.vitals.streams.load(Relaxed),
             "sessions_started": self.vitals.sessions.load(Relaxed),
@@ -154,7 +164,11 @@ impl Member {
         let mut pulse = self.pulse();
         pulse.standing = pulse.standing.on(Event::Failed { is_last }, now, &self.rules);
         pulse.failures = pulse.failures.saturating_add(1);
-        pulse.unreachable = if was_reached { None } else { pulse.unreachable.or(Some(now)) };
+        pulse.outage = match pulse.outage {
+            _ if was_reached => None,
+            Some(outage) => Some(outage.goes_on(now, self.rules.patience)),
+            None => Some(Outage::began(now)),
+        };
         let (failures, standing) = (pulse.failures, pulse.standing);
         drop(pulse);
         if failures == self.rules.failures {
@@ -165,7 +179,7 @@ impl Member {
 }
 
 impl Pulse {
-    const WELL: Pulse = Pulse { standing: Standing::NEW, unreachable: None, failures: 0, left: false };
+    const WELL: Pulse = Pulse { standing: Standing::NEW, outage: None, failures: 0, left: false };
 }
 
 impl Default for Vitals {

@@ -1,6 +1,6 @@
 //! Where a route leads: its upstreams, which of them takes a request, and what happens when one cannot.
 //!
-//! [`Router::forward`] is the story, `forward` its steps. The choice ([`balance`]), the names in session ids
+//! [`Router::forward`] is the story, `search` and `forward` its steps. The choice ([`balance`]), the names in session ids
 //! ([`affinity`]) and the health of an upstream ([`health`]) are pure.
 
 pub mod affinity;
@@ -10,8 +10,10 @@ pub mod health;
 mod lane;
 mod lanes;
 mod member;
+mod outage;
 mod probe;
 pub mod queue;
+mod search;
 mod table;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,14 +28,16 @@ use mcp_daemon::life::Life;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use self::forward::{Letter, Search, Sent, Step};
+use self::forward::{Letter, Sent};
 use self::lane::Lane;
 use self::lanes::Lanes;
 use self::member::Errand;
 use self::probe::Probes;
-use self::queue::{Full, Place};
+use self::queue::{NoPlace, Place};
+use self::search::{Search, Step};
 pub use self::table::Table;
 use crate::identity::Identity;
+use crate::metrics::Reason;
 
 /// Sends requests where their routes lead.
 pub struct Router {
@@ -48,6 +52,15 @@ pub struct Forwarded {
     pub answer: Response<Body>,
     /// To be held until its body has ended.
     pub held: Held,
+}
+
+/// How the upstreams of all routes in use stand together.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Readiness {
+    /// Those to which a request can go: neither it nor their `ready`, where that is asked, failed too often in a row.
+    pub ready: usize,
+    /// All.
+    pub of: usize,
 }
 
 /// Counts a request as under way until it is dropped.
@@ -85,6 +98,23 @@ pub enum Unserved {
     /// The route leads nowhere.
     #[error("route {0} has no upstream")]
     NoUpstream(Route),
+    /// It waited for its turn when the drain began.
+    #[error("route {0} was busy when the drain began")]
+    Stopping(Route),
+}
+
+impl Unserved {
+    /// The same in a word, for the metrics.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Unserved::Busy(_) => Reason::Busy,
+            Unserved::Down { .. } => Reason::Down,
+            Unserved::Lost { .. } => Reason::Lost,
+            Unserved::NoLongerGood => Reason::NoLongerGood,
+            Unserved::NoUpstream(_) => Reason::NoUpstream,
+            Unserved::Stopping(_) => Reason::Stopping,
+        }
+    }
 }
 
 impl Router {
@@ -105,6 +135,11 @@ impl Router {
         self.lanes().replace(table);
     }
 
+    /// How the upstreams of the routes in use stand together.
+    pub fn readiness(&self) -> Readiness {
+        self.lanes().readiness()
+    }
+
     /// The routes in use, for the control socket.
     pub fn report(&self) -> Value {
         Value::Array(self.lanes().report())
@@ -121,7 +156,10 @@ impl Router {
         is_still_good: impl Fn() -> bool,
     ) -> Result<Forwarded, Unserved> {
         let route = &identity.route;
-        let place = self.lane(route)?.enter().await.map_err(|Full| Unserved::Busy(route.clone()))?;
+        let place = self.lane(route)?.enter(&self.life).await.map_err(|none| match none {
+            NoPlace::Draining => Unserved::Stopping(route.clone()),
+            NoPlace::Full => Unserved::Busy(route.clone()),
+        })?;
         // The settings may have changed meanwhile.
         let mut lane = self.lane(route)?;
         let letter = Letter::new(identity, request);

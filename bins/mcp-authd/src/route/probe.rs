@@ -10,6 +10,7 @@ use mcp_daemon::addr::Endpoint;
 use mcp_daemon::client::Client;
 use mcp_daemon::exit::chain;
 use mcp_daemon::life::Life;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::route::Health;
@@ -31,7 +32,13 @@ pub struct Probe {
 pub struct Probes {
     client: Client,
     life: Life,
-    known: HashMap<Endpoint, Weak<Probe>>,
+    known: HashMap<Endpoint, Known>,
+}
+
+struct Known {
+    probe: Weak<Probe>,
+    /// Who asks.
+    asking: JoinHandle<()>,
 }
 
 impl Probe {
@@ -68,26 +75,30 @@ impl Probes {
 
     /// The probe of an address; the first to want it has it begin.
     pub fn of(&mut self, endpoint: &Endpoint, health: &Health) -> Arc<Probe> {
-        if let Some(probe) = self.known.get(endpoint).and_then(Weak::upgrade) {
+        if let Some(probe) = self.known.get(endpoint).and_then(|known| known.probe.upgrade()) {
             return probe;
         }
         self.begin(endpoint, health, 0)
     }
 
     /// Asks anew by other settings: whoever wants a probe from now on gets a new one, which knows what the old one knew.
+    /// Streams may hold the old ones for long yet, but nobody asks for those any more.
     pub fn renew(&mut self, health: &Health) -> Vec<Arc<Probe>> {
-        let old: Vec<_> = self.known.drain().filter_map(|(_, probe)| probe.upgrade()).collect();
+        let ended = self.known.drain().filter_map(|(_, known)| {
+            known.asking.abort();
+            known.probe.upgrade()
+        });
+        let old: Vec<_> = ended.collect();
         old.iter().map(|probe| self.begin(&probe.endpoint, health, probe.failures.load(Relaxed))).collect()
     }
 
     fn begin(&mut self, endpoint: &Endpoint, health: &Health, failures: u32) -> Arc<Probe> {
-        self.known.retain(|_, probe| probe.strong_count() > 0);
+        self.known.retain(|_, known| known.probe.strong_count() > 0);
         let limit = health.failures.get();
         let probe = Arc::new(Probe { endpoint: endpoint.clone(), failures: AtomicU32::new(failures), limit });
-        self.known.insert(endpoint.clone(), Arc::downgrade(&probe));
         let (client, life) = (self.client.clone(), self.life.clone());
-        let asking = ask(Arc::downgrade(&probe), client, *health, life);
-        self.life.spawn(asking);
+        let asking = self.life.spawn(ask(Arc::downgrade(&probe), client, *health, life));
+        self.known.insert(endpoint.clone(), Known { probe: Arc::downgrade(&probe), asking });
         probe
     }
 }
@@ -115,5 +126,46 @@ async fn question(client: &Client, endpoint: &Endpoint) -> Result<(), String> {
     match answer.map_err(|error| chain(&error))?.status() {
         StatusCode::OK => Ok(()),
         other => Err(format!("answered {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mcp_daemon::addr::Upstream;
+    use mcp_daemon::client::ClientOptions;
+    use mcp_daemon::config::Span;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_old_probe_asks_no_more_however_long_it_is_held() {
+        let life = Life::new(Duration::from_secs(10));
+        let mut probes = Probes::new(Client::new(ClientOptions::default()), life.clone());
+        let endpoint = "127.0.0.1:1".parse::<Upstream>().unwrap().endpoint(None).unwrap();
+        // So seldom that it does not end by itself.
+        let health = Health { interval: Span::seconds(3_600), ..Health::default() };
+        let held = probes.of(&endpoint, &health);
+        held.heard(Err("no".into()));
+        let renewed = probes.renew(&health);
+        let newest = probes.of(&endpoint, &health);
+        assert!(Arc::ptr_eq(&renewed[0], &newest) && !Arc::ptr_eq(&held, &newest));
+        assert_eq!(newest.failures.load(Relaxed), 1, "it knows what the old one knew");
+        drop(renewed);
+        let asking = async |tasks| {
+            let left = async {
+                while life.running() > tasks {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(Duration::from_secs(10), left).await.expect("the others end at once");
+        };
+        asking(1).await;
+        // Without settings that want it the last one ends as well.
+        drop(newest);
+        probes.renew(&health);
+        asking(0).await;
+        drop(held);
     }
 }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use mcp_daemon::life::Life;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use crate::config::Config;
 use crate::config::route::RouteSettings;
 
 /// Requests that may wait unless the settings say otherwise.
@@ -26,13 +28,15 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// As the settings of a route say; `None` where there is no bound.
-    pub fn of(settings: &RouteSettings) -> Option<Self> {
+    /// As the settings of a route say, and where they say nothing those of all; `None` where there is no bound.
+    pub fn of(own: Option<&RouteSettings>, common: &Config) -> Option<Self> {
+        let concurrency = own.and_then(|own| own.concurrency).or(common.concurrency)?;
+        let queue_timeout = own.and_then(|own| own.queue_timeout).or(common.queue_timeout);
         Some(Self {
             // A semaphore holds no more, and nobody has so many connections.
-            concurrency: settings.concurrency?.get().min(Semaphore::MAX_PERMITS),
-            waiting: settings.queue.unwrap_or(WAITING),
-            timeout: settings.queue_timeout.map_or(PATIENCE, Into::into),
+            concurrency: concurrency.get().min(Semaphore::MAX_PERMITS),
+            waiting: own.and_then(|own| own.queue).or(common.queue).unwrap_or(WAITING),
+            timeout: queue_timeout.map_or(PATIENCE, Into::into),
         })
     }
 }
@@ -45,9 +49,14 @@ pub struct Queue {
     waiting: AtomicUsize,
 }
 
-/// Too many wait already, or the wait took too long.
-#[derive(Debug)]
-pub struct Full;
+/// Why there is no place for a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NoPlace {
+    /// There was none when the drain began: whoever waits is told at once, while there is time for an answer.
+    Draining,
+    /// Too many wait already, or the wait took too long.
+    Full,
+}
 
 /// A request's place among those under way, free again when this is dropped.
 #[derive(Debug)]
@@ -74,24 +83,29 @@ impl Queue {
         self.waiting.load(Relaxed)
     }
 
-    /// Takes a place, now or in its turn.
-    pub async fn enter(&self) -> Result<Place, Full> {
+    /// Takes a place, now or in its turn, unless the drain of `life` begins before that.
+    pub async fn enter(&self, life: &Life) -> Result<Place, NoPlace> {
         // A place that is given back goes to whoever waits first, so there is none to be had past them.
         if let Ok(permit) = self.places.clone().try_acquire_owned() {
             return Ok(Place(permit));
         }
-        Box::pin(self.wait()).await
+        Box::pin(self.wait(life)).await
     }
 
-    async fn wait(&self) -> Result<Place, Full> {
+    async fn wait(&self, life: &Life) -> Result<Place, NoPlace> {
         if self.waiting() >= self.bounds.waiting {
-            return Err(Full);
+            return Err(NoPlace::Full);
         }
         let _waits = Waits::begin(&self.waiting);
-        match timeout(self.bounds.timeout, self.places.clone().acquire_owned()).await {
+        let acquired = tokio::select! {
+            biased;
+            acquired = timeout(self.bounds.timeout, self.places.clone().acquire_owned()) => acquired,
+            () = life.draining() => return Err(NoPlace::Draining),
+        };
+        match acquired {
             Ok(Ok(permit)) => Ok(Place(permit)),
             Ok(Err(_closed)) => unreachable!("the semaphore is never closed"),
-            Err(_elapsed) => Err(Full),
+            Err(_elapsed) => Err(NoPlace::Full),
         }
     }
 }
@@ -123,18 +137,22 @@ mod tests {
         Queue::new(Bounds { concurrency, waiting, timeout: Duration::from_secs(5) })
     }
 
+    fn life() -> Life {
+        Life::new(Duration::from_secs(10))
+    }
+
     async fn is_pending<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
         std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
     }
 
     #[tokio::test(start_paused = true)]
     async fn places_go_to_whoever_waits_first() {
-        let queue = queue(1, 2);
-        let place = queue.enter().await.unwrap();
-        let (mut first, mut second) = (pin!(queue.enter()), pin!(queue.enter()));
+        let (queue, life) = (queue(1, 2), life());
+        let place = queue.enter(&life).await.unwrap();
+        let (mut first, mut second) = (pin!(queue.enter(&life)), pin!(queue.enter(&life)));
         assert!(is_pending(first.as_mut()).await && is_pending(second.as_mut()).await);
         assert_eq!((queue.running(), queue.waiting()), (1, 2));
-        assert!(queue.enter().await.is_err(), "a third one finds the queue full");
+        assert!(queue.enter(&life).await.is_err(), "a third one finds the queue full");
         drop(place);
         assert!(is_pending(second.as_mut()).await);
         let place = first.await.unwrap();
@@ -145,23 +163,38 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_too_long_or_goes_away_leaves_room() {
-        let queue = queue(1, 1);
-        let _place = queue.enter().await.unwrap();
+        let (queue, life) = (queue(1, 1), life());
+        let _place = queue.enter(&life).await.unwrap();
         {
-            let mut gone = pin!(queue.enter());
+            let mut gone = pin!(queue.enter(&life));
             assert!(is_pending(gone.as_mut()).await);
         }
         assert_eq!(queue.waiting(), 0);
-        assert!(queue.enter().await.is_err(), "after the timeout");
+        assert!(queue.enter(&life).await.is_err(), "after the timeout");
         assert_eq!((queue.running(), queue.waiting()), (1, 0));
     }
 
     #[tokio::test]
     async fn a_queue_of_none_refuses_at_once() {
-        let queue = queue(1, 0);
-        let place = queue.enter().await.unwrap();
-        assert!(queue.enter().await.is_err());
+        let (queue, life) = (queue(1, 0), life());
+        let place = queue.enter(&life).await.unwrap();
+        assert!(queue.enter(&life).await.is_err());
         drop(place);
-        assert!(queue.enter().await.is_ok());
+        assert!(queue.enter(&life).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_when_the_drain_begins_is_told_at_once_and_a_free_place_is_still_taken() {
+        let (queue, life) = (queue(1, 2), life());
+        let place = queue.enter(&life).await.unwrap();
+        let mut waiting = pin!(queue.enter(&life));
+        assert!(is_pending(waiting.as_mut()).await);
+        let began = tokio::time::Instant::now();
+        life.drain();
+        assert_eq!(waiting.await.unwrap_err(), NoPlace::Draining);
+        assert_eq!(queue.enter(&life).await.unwrap_err(), NoPlace::Draining);
+        assert_eq!((began.elapsed(), queue.waiting()), (Duration::ZERO, 0));
+        drop(place);
+        assert!(queue.enter(&life).await.is_ok());
     }
 }

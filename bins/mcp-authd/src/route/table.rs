@@ -1,15 +1,16 @@
 //! What the settings say about routes: checked, with the tokens of upstreams read. Nothing here knows what goes on.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use http::HeaderValue;
 use mcp_daemon::addr::{Route, Upstream};
-use mcp_daemon::config::ConfigProblem;
+use mcp_daemon::config::{ConfigProblem, Span};
 use mcp_daemon::secret::Secret;
 
 use super::affinity::{MAX_NAME, is_name};
-use super::balance::MAX_UPSTREAMS;
+use super::balance::{self, MAX_UPSTREAMS};
 use super::probe;
 use super::queue::Bounds;
 use crate::config::Config;
@@ -29,6 +30,8 @@ pub struct Table {
 pub(super) struct Goal {
     /// Empty for the only upstream of a route, where it was given none.
     pub name: Box<str>,
+    /// The name, for the choice among several.
+    pub key: u64,
     pub address: Upstream,
     pub weight: u16,
     pub ready: Option<Upstream>,
@@ -50,10 +53,12 @@ impl Table {
             );
             return Err(ConfigProblem::key("health.longest_ejection", what));
         }
+        check_queue("", config.concurrency, config.queue, config.queue_timeout)?;
         let common = goals("upstream", &config.upstream)?;
         let mut own = HashMap::new();
         for (route, settings) in &config.route {
-            check_queue(route, settings)?;
+            let bounded = settings.concurrency.or(config.concurrency);
+            check_queue(&format!("route.{route}."), bounded, settings.queue, settings.queue_timeout)?;
             if !settings.upstream.0.is_empty() {
                 own.insert(route.clone(), goals(&format!("route.{route}.upstream"), &settings.upstream)?);
             } else if common.is_empty() {
@@ -82,7 +87,7 @@ impl Table {
 
     /// How many requests of a route may be under way.
     pub(super) fn bounds(&self, route: &Route) -> Option<Bounds> {
-        self.settings(route).and_then(Bounds::of)
+        Bounds::of(self.settings(route), &self.config)
     }
 
     pub(super) fn health(&self) -> &Health {
@@ -114,6 +119,7 @@ impl Goal {
         }
         Ok(Self {
             name: name.into(),
+            key: balance::key(name),
             address: settings.address.clone(),
             weight: settings.weight.get(),
             ready: settings.ready.as_ref().map(|ready| ready.with_path(probe::PATH)),
@@ -162,11 +168,17 @@ fn authorization(key: &str, settings: &UpstreamSettings) -> Result<Option<Header
     }
 }
 
-fn check_queue(route: &Route, settings: &RouteSettings) -> Result<(), ConfigProblem> {
-    let idle = [("queue", settings.queue.is_some()), ("queue_timeout", settings.queue_timeout.is_some())];
-    match idle.iter().find(|(_, is_set)| *is_set && settings.concurrency.is_none()) {
+/// `under` is where these keys stand, with a dot after it.
+fn check_queue(
+    under: &str,
+    concurrency: Option<NonZeroUsize>,
+    queue: Option<usize>,
+    timeout: Option<Span>,
+) -> Result<(), ConfigProblem> {
+    let idle = [("queue", queue.is_some()), ("queue_timeout", timeout.is_some())];
+    match idle.iter().find(|(_, is_set)| *is_set && concurrency.is_none()) {
         Some((key, _)) => Err(ConfigProblem::key(
-            format!("route.{route}.{key}"),
+            format!("{under}{key}"),
             "nothing waits without a bound; set `concurrency` too",
         )),
         None => Ok(()),
@@ -206,6 +218,16 @@ mod tests {
     const WAITING_BY_DEFAULT: usize = 128;
 
     #[test]
+    fn a_route_has_the_common_bounds_unless_it_has_its_own() {
+        let table = load("upstream = 'unix:/run/{route}/x.sock'\nconcurrency = 4\nqueue = 1\n[route.a]\nconcurrency = 2\n[route.b]\nqueue = 7\nqueue_timeout = '3s'").unwrap();
+        let bounds = |route: &str| {
+            let bounds = table.bounds(&route.parse().unwrap()).unwrap();
+            (bounds.concurrency, bounds.waiting, bounds.timeout.as_secs())
+        };
+        assert_eq!((bounds("a"), bounds("b"), bounds("anybody")), ((2, 1, 30), (4, 7, 3), (4, 1, 30)));
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_by_its_key() {
         for (text, key, words) in [
             ("[route.a]\nconcurrency = 1", "route.a.upstream", "leads nowhere"),
@@ -231,6 +253,7 @@ mod tests {
                 "control socket",
             ),
             ("upstream = '127.0.0.1:1'\n[route.a]\nqueue = 3", "route.a.queue", "concurrency"),
+            ("upstream = '127.0.0.1:1'\nqueue_timeout = '3s'", "queue_timeout", "concurrency"),
             ("[health]\nejection = '10m'", "health.longest_ejection", "not be shorter"),
         ] {
             let error = refused(text);

@@ -257,11 +257,6 @@ impl Instance {
         }
     }
 
-    /// Whether it failed and is not on its way up just now.
-    pub fn has_failed(&self) -> bool {
-        matches!(self.state().phase(), Phase::Backoff | Phase::Failed)
-    }
-
     /// What is not as it should be, for a person.
     pub fn complaint(&self) -> Option<String> {
         let board = self.board();
