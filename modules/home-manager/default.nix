@@ -1,0 +1,4 @@
+# The home-manager module `services.serena-mcp`. `self` is this flake, whose packages it runs.
+_self: {
+  imports = [ ];
+}
