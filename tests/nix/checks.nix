@@ -5,4 +5,15 @@
   pkgs,
   self,
 }:
-{ }
+lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux (
+  lib.mapAttrs' (name: lib.nameValuePair "nixos-${name}") (
+    import ./systems.nix {
+      inherit
+        lib
+        nixpkgs
+        pkgs
+        self
+        ;
+    }
+  )
+)

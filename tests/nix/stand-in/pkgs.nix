@@ -185,7 +185,7 @@ let
     git = hostTool "git";
     bash = hostTools [ "sh" ] "bash";
     bashInteractive = bash;
-    coreutils = hostTools [ "ls" "cat" "cp" "mv" "mkdir" "rm" "id" "sleep" "touch" "env" ] "stat";
+    coreutils = hostTools [ "ls" "cat" "cp" "mv" "mkdir" "rm" "id" "sleep" "touch" "env" "kill" "od" "tr" ] "stat";
     findutils = hostTools [ "xargs" ] "find";
     gnugrep = hostTool "grep";
     gnused = hostTool "sed";
