@@ -445,8 +445,8 @@ in
         # A reload would show the unit its old credentials.
         security.acme.certs.${cfg.tls.acmeHost}.postRun = "systemctl try-restart mcp-authd.service";
         systemd.services.mcp-authd = {
-          wants = [ "acme-finished-${cfg.tls.acmeHost}.target" ];
-          after = [ "acme-finished-${cfg.tls.acmeHost}.target" ];
+          wants = [ "acme-${cfg.tls.acmeHost}.service" ];
+          after = [ "acme-${cfg.tls.acmeHost}.service" ];
         };
       })
 
@@ -462,6 +462,7 @@ in
             forceSSL = true;
             locations."/" = {
               proxyPass = "http://${lib.head cfg.listen}";
+              recommendedProxySettings = false;
               # Streams are passed on as they come, and calls may take their time.
               extraConfig = ''
                 proxy_http_version 1.1;

@@ -5,15 +5,18 @@
   pkgs,
   self,
 }:
+let
+  system = import ./system.nix {
+    inherit
+      lib
+      nixpkgs
+      pkgs
+      self
+      ;
+  };
+in
 lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux (
-  lib.mapAttrs' (name: lib.nameValuePair "nixos-${name}") (
-    import ./systems.nix {
-      inherit
-        lib
-        nixpkgs
-        pkgs
-        self
-        ;
-    }
+  lib.mapAttrs' (name: configuration: lib.nameValuePair "nixos-${name}" (system name configuration)) (
+    import ./configurations.nix { inherit lib; }
   )
 )

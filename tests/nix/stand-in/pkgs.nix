@@ -68,7 +68,7 @@ let
       ''
         mkdir -p "$out/bin"
         for program in ${toString ([ name ] ++ more)}; do
-          if found=$(command -v "$program"); then
+          if found=$(type -P "$program"); then
             ln -s "$found" "$out/bin/"
           else
             echo "stand-in: this machine has no $program" >&2
