@@ -35,12 +35,23 @@ let
     # Where it is depends on who is logged in, so the unit says it.
   ) [ "--upstream" "unix:${socket}" "--without-files" ];
   supervise = file "serena-supervise" {
-    instance.serena = lib.recursiveUpdate {
-      inherit (cfg) command;
-      home = cfg.home;
-      socket = if isLinux then "fd:mcp" else "unix:${socket}";
-      env = cfg.environment;
-    } cfg.settings;
+    instance.serena = lib.recursiveUpdate (
+      {
+        inherit (cfg) command home;
+        # Braces are places that serena-supervise fills in.
+        env = lib.mapAttrs (_: builtins.replaceStrings [ "{" ] [ "{{" ]) cfg.environment;
+        socket = if isLinux then "fd:mcp" else "unix:${socket}";
+      }
+      // lib.optionalAttrs (isDarwin && cfg.snapshots.enable) {
+        # launchd starts everything at once; here Serena waits for its home.
+        hooks.before_start.command = [
+          (exe "serena-snapshotd")
+          "restore"
+          "--config"
+          "${snapshotd}"
+        ];
+      }
+    ) cfg.settings;
   } [ ];
   snapshotd = file "serena-snapshotd" (
     lib.recursiveUpdate {
@@ -73,7 +84,6 @@ let
       RestartPreventExitStatus = "64 78";
       RestartSec = 1;
       TimeoutStopSec = stop;
-      UMask = "0077";
       WatchdogSec = 30;
     };
   };
@@ -313,7 +323,7 @@ in
       (lib.mkIf isDarwin {
         assertions = [
           {
-            assertion = lib.stringLength socket <= 103;
+            assertion = builtins.stringLength socket <= 103;
             message = "services.serena-mcp: `${socket}` is too long for a socket on macOS.";
           }
         ];
