@@ -109,6 +109,13 @@ in
     snapshots.interval = "1h";
   };
 
+  # The plain files in packaging/systemd: tests/nix/tests/packaging makes templates of the one instance.
+  packaging.services.serena-mcp = {
+    enable = true;
+    instances.instance-name = { };
+    tokensFile = "/etc/serena-mcp/tokens.toml";
+  };
+
   # The modules are there and nobody asked for anything.
   off.services.serena-mcp.enable = false;
 }
