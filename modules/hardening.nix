@@ -20,6 +20,7 @@ rec {
     AmbientCapabilities = "";
     CapabilityBoundingSet = "";
     DevicePolicy = "closed";
+    # Does not hold for the sockets that systemd hands over: those are of their own unit.
     IPAddressDeny = "any";
     MemoryDenyWriteExecute = true;
     PrivateDevices = true;
