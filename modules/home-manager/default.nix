@@ -97,11 +97,13 @@ let
     Install.WantedBy = [ "sockets.target" ];
   };
 
-  agent = arguments: {
+  # `stop`: seconds that it may take to end, before launchd kills it.
+  agent = stop: arguments: {
     enable = true;
     config = {
       ProgramArguments = arguments;
       EnvironmentVariables.PATH = "${path}:/usr/bin:/bin:/usr/sbin:/sbin";
+      ExitTimeOut = stop;
       # Wrong settings do not get better by trying again, and launchd knows no exit codes: it waits between two tries.
       KeepAlive.SuccessfulExit = false;
       ProcessType = "Background";
@@ -328,14 +330,14 @@ in
           }
         ];
         launchd.agents = {
-          mcp-sessiond = agent [
+          mcp-sessiond = agent 20 [
             (exe "mcp-sessiond")
             "--config"
             "${sessiond}"
             "--upstream"
             "unix:${socket}"
           ];
-          serena-supervise = agent [
+          serena-supervise = agent 90 [
             (exe "serena-supervise")
             "run"
             "--config"
@@ -343,7 +345,7 @@ in
           ];
         }
         // lib.optionalAttrs cfg.snapshots.enable {
-          serena-snapshotd = agent [
+          serena-snapshotd = agent 40 [
             (exe "serena-snapshotd")
             "run"
             "--config"

@@ -141,6 +141,8 @@ let
               aws_secret_access_key = one.secretAccessKeyFile;
             }
           );
+          # A store that is away is not asked every second.
+          RestartSec = 5;
           RuntimeDirectory = "serena-snapshotd/${name}";
           StateDirectory = "serena-snapshotd/${name}";
           StateDirectoryMode = "0700";
