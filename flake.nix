@@ -62,6 +62,18 @@
         }
       );
 
+      # Not checks: configurations that must not build.
+      legacyPackages = forAllSystems (pkgs: {
+        tests.wrong = import ./tests/nix/wrong.nix {
+          inherit
+            lib
+            nixpkgs
+            pkgs
+            self
+            ;
+        };
+      });
+
       formatter = forAllSystems (pkgs: pkgs.nixfmt-tree);
     };
 }

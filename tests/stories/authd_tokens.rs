@@ -200,6 +200,13 @@ async fn what_cannot_be_is_refused_in_one_line_with_its_place() {
         line.contains("upstream: route a of token a has no upstream; set upstream, or [route.a]"),
         "{line}"
     );
+    // Where settings are made, the secrets are not.
+    let elsewhere = "check --tokens /nonexistent/tokens --upstream http://127.0.0.1:9/mcp";
+    desk.refused(elsewhere, CONFIG).await;
+    desk.said(&format!("{elsewhere} --without-files")).await;
+    desk.write("wrong.toml", "[health]\nejection = '1h'\n[[upstream]]\naddress = 'http://127.0.0.1:9/mcp'\ntoken_file = '/nonexistent/t'\n");
+    let line = desk.refused("check --config wrong.toml --without-files", CONFIG).await;
+    assert!(line.contains("wrong.toml: health.longest_ejection: must not be shorter"), "{line}");
     desk.refused("token new a --tokens tokens", USAGE).await;
     desk.refused("token new b --tokens tokens --expires yesterday", USAGE).await;
     desk.refused("token new b --tokens tokens --expires 2020-01-01", USAGE).await;

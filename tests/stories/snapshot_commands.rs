@@ -7,7 +7,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::{Command, Output};
 
 use nix::unistd::geteuid;
@@ -500,6 +500,35 @@ async fn to_be_strict_can_be_said_in_the_file_and_in_the_environment_too() {
         let (line, code) = with(toml, variables).fail(args).await;
         assert_eq!(code, expected, "{toml} {variables:?} {args:?}: {line}");
     }
+}
+
+#[tokio::test]
+async fn whoever_may_give_files_away_gives_a_restored_home_to_its_owner() {
+    if !geteuid().is_root() {
+        println!("skipped: a restore with capabilities alone because only root can pass them on");
+        return;
+    }
+    const OWNER: u32 = 4321;
+    let snapshotd = used();
+    snapshotd.succeed(&["snapshot"]).await;
+    snapshotd.lose_home();
+    std::os::unix::fs::chown(snapshotd.path(), Some(OWNER), Some(OWNER)).unwrap();
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .args(["--inh-caps=+chown,+dac_override,+fowner", "--ambient-caps=+chown,+dac_override,+fowner"])
+        .args([BINARY, "restore"])
+        .args(snapshotd.flags())
+        .env("SERENA_HOME", snapshotd.home())
+        .env("HOME", snapshotd.path())
+        .env("RUNTIME_DIRECTORY", snapshotd.path().join("run-of-another"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    for path in ["", "memories/global", "memories/global/style.md"] {
+        let found = fs::metadata(snapshotd.home().join(path)).unwrap();
+        assert_eq!((found.uid(), found.gid()), (OWNER, OWNER), "{path}");
+    }
+    assert_eq!(snapshotd.read("memories/global/style.md").as_deref(), Some("short words\n"));
 }
 
 /// Runs a script with a file system of 1 MiB at `$1`, in a mount namespace of its own; `None` where that is not allowed.

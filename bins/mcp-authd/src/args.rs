@@ -103,6 +103,9 @@ pub struct Check {
     #[argh(option, arg_name = "path")]
     /// static tokens: a TOML or JSON file, or a directory with one file per subject
     pub tokens: Option<PathBuf>,
+    #[argh(switch)]
+    /// read none of the files that the settings name: secrets are not where settings are made
+    pub without_files: bool,
 }
 
 /// Say what the running daemon is doing.

@@ -101,6 +101,9 @@ pub struct Check {
     /// header for every upstream request, "Name: value"; may be given several times
     #[argh(option, arg_name = "header")]
     pub header: Vec<String>,
+    /// read none of the files that the settings name: secrets are not where settings are made
+    #[argh(switch)]
+    pub without_files: bool,
 }
 
 /// Play a stale client against a server, through sessiond, and say what it does and whether that is healed.

@@ -66,7 +66,12 @@ pub fn run(args: Args, command: Option<Vec<OsString>>) -> Done {
                 token_file: check.token_file,
                 headers: check.header,
             };
-            settings(&flags, check.config.as_deref())?;
+            if check.without_files {
+                let alone = flags.settings_alone(check.config.as_deref());
+                alone.map_err(|problem| Failure::new(Exit::Config, &problem))?;
+            } else {
+                settings(&flags, check.config.as_deref())?;
+            }
             match &check.config {
                 Some(file) => println!("{}: right", file.display()),
                 None => println!("right"),

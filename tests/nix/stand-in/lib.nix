@@ -2,6 +2,7 @@
 let
   inherit (builtins)
     all
+    any
     attrNames
     attrValues
     concatLists
@@ -50,6 +51,10 @@ let
     in
     d >= 0 && substring d (stringLength p) s == p;
   removePrefix = p: s: if hasPrefix p s then substring (stringLength p) (stringLength s) s else s;
+  concatStrings = concatStringsSep "";
+  hasInfix = infix: s: length (builtins.split (builtins.replaceStrings [ "." "+" "*" "?" "[" "{" "(" "|" "^" "$" "\\" ] [ "\\." "\\+" "\\*" "\\?" "\\[" "\\{" "\\(" "\\|" "\\^" "\\$" "\\\\" ] infix) s) > 1;
+  splitString = sep: s: filter isString (builtins.split (builtins.replaceStrings [ "." ] [ "\\." ] sep) s);
+  toInt = s: builtins.fromJSON s;
   concatMapStrings = f: l: concatStringsSep "" (map f l);
   concatMapStringsSep = s: f: l: concatStringsSep s (map f l);
   last = l: builtins.elemAt l (length l - 1);
@@ -520,6 +525,7 @@ let
   lib = {
     inherit
       all
+      any
       assertMsg
       attrNames
       attrValues
@@ -527,6 +533,7 @@ let
       concatMap
       concatMapStrings
       concatMapStringsSep
+      concatStrings
       concatStringsSep
       elem
       escapeShellArg
@@ -539,11 +546,14 @@ let
       genAttrs
       getExe
       getExe'
+      hasInfix
       hasPrefix
       hasSuffix
       head
       importTOML
+      isAttrs
       isBool
+      isString
       isDerivation
       isOption
       last
@@ -574,7 +584,9 @@ let
       optionalString
       recursiveUpdate
       removePrefix
+      splitString
       tail
+      toInt
       toList
       types
       unique

@@ -68,7 +68,7 @@ let
       ''
         mkdir -p "$out/bin"
         for program in ${toString ([ name ] ++ more)}; do
-          if found=$(command -v "$program"); then
+          if found=$(type -P "$program"); then
             ln -s "$found" "$out/bin/"
           else
             echo "stand-in: this machine has no $program" >&2
@@ -185,7 +185,7 @@ let
     git = hostTool "git";
     bash = hostTools [ "sh" ] "bash";
     bashInteractive = bash;
-    coreutils = hostTools [ "ls" "cat" "cp" "mv" "mkdir" "rm" "id" "sleep" "touch" "env" ] "stat";
+    coreutils = hostTools [ "ls" "cat" "cp" "mv" "mkdir" "rm" "id" "sleep" "touch" "env" "kill" "od" "tr" ] "stat";
     findutils = hostTools [ "xargs" ] "find";
     gnugrep = hostTool "grep";
     gnused = hostTool "sed";

@@ -1,7 +1,12 @@
 //! `check`: everything that `serve` reads, without serving.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use authd::config::check::check;
 use authd::config::{Config, DAEMON};
 use authd::prepared::Prepared;
+use authd::route::Table;
 use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::exit::{Exit, Failure};
 
@@ -16,6 +21,10 @@ pub fn run(args: &Check) -> Done {
         return Err(Failure::usage("nothing to check; say --config FILE, or the flags of `serve`"));
     }
     let config = Flags::from(args).over(Config::load(file).map_err(wrong)?);
+    if args.without_files {
+        settings_alone(config).map_err(wrong)?;
+        return right(file);
+    }
     let prepared = Prepared::new(config).map_err(wrong)?;
     if let Some(problem) = prepared.leads_nowhere() {
         return Err(wrong(problem));
@@ -26,6 +35,20 @@ pub fn run(args: &Check) -> Done {
         }
         eprintln!("{DAEMON}: tls.certificate: {complaint}");
     }
+    right(file)
+}
+
+/// What can be seen of settings where the files that they name are not.
+fn settings_alone(mut config: Config) -> Result<(), ConfigProblem> {
+    check(&config)?;
+    let own = config.route.values_mut().flat_map(|route| &mut route.upstream.0);
+    for upstream in config.upstream.0.iter_mut().chain(own) {
+        upstream.token_file = None;
+    }
+    Table::load(&Arc::new(config)).map(drop)
+}
+
+fn right(file: Option<&Path>) -> Done {
     println!("{}: right", file.map_or_else(|| "flags".to_owned(), |file| file.display().to_string()));
     Ok(())
 }

@@ -33,12 +33,21 @@ impl Flags {
     ///
     /// Errors name the file, unless there are flags, which may be to blame as well.
     pub fn settings(&self, file: Option<&Path>) -> Result<(Config, OwnHeaders), ConfigProblem> {
-        let blamed = file.filter(|_| *self == Self::default());
+        let config = self.settings_alone(file)?;
+        let own_headers = crate::own_headers(&config).map_err(|problem| problem.within(self.blamed(file)))?;
+        Ok((config, own_headers))
+    }
+
+    /// The same without reading what the settings name.
+    pub fn settings_alone(&self, file: Option<&Path>) -> Result<Config, ConfigProblem> {
         let config: Config = file.map(mcp_daemon::config::load).transpose()?.unwrap_or_default();
         let config = self.over(config);
-        config.check().map_err(|problem| problem.within(blamed))?;
-        let own_headers = crate::own_headers(&config).map_err(|problem| problem.within(blamed))?;
-        Ok((config, own_headers))
+        config.check().map_err(|problem| problem.within(self.blamed(file)))?;
+        Ok(config)
+    }
+
+    fn blamed<'a>(&self, file: Option<&'a Path>) -> Option<&'a Path> {
+        file.filter(|_| *self == Self::default())
     }
 
     fn over(&self, mut config: Config) -> Config {

@@ -61,6 +61,19 @@ fn flags_go_over_the_file_which_is_then_not_blamed() {
     assert!(problem.starts_with("exec: given beside `upstream`"), "{problem}");
 }
 
+#[test]
+fn settings_can_be_checked_where_the_files_that_they_name_are_not() {
+    let flags = Flags {
+        upstream: Some("http://127.0.0.1:4/mcp".parse().unwrap()),
+        token_file: Some("/nonexistent/token".into()),
+        ..Flags::default()
+    };
+    let problem = flags.settings(None).unwrap_err().to_string();
+    assert!(problem.starts_with("token_file: /nonexistent/token: "), "{problem}");
+    flags.settings_alone(None).unwrap();
+    Flags::default().settings_alone(None).unwrap_err();
+}
+
 const EXAMPLE: &str = include_str!("../../../../docs/mcp-sessiond.toml");
 
 fn load(toml: &str) -> Result<Config, ConfigError> {

@@ -257,15 +257,21 @@ fn real(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// As root, everything shall belong to whom the home belonged to. For others there is no choice.
+/// Everything shall belong to whom the home belonged to, where we are root or have the capabilities. For others there is
+/// no choice.
 fn owner_of(like: &Path, staged: &Path) -> io::Result<Option<Owner>> {
-    if !geteuid().is_root() {
-        return Ok(None);
-    }
     let found = fs::metadata(like)?;
     let owner = Owner { uid: found.uid(), gid: found.gid() };
+    let is_root = geteuid().is_root();
+    // What users make is theirs, and the group is the kernel's business.
+    if !is_root && found.uid() == geteuid().as_raw() {
+        return Ok(None);
+    }
     if can_own(staged, owner) {
         return Ok(Some(owner));
+    }
+    if !is_root {
+        return Ok(None);
     }
     log::warn!(home = like.display().to_string().as_str(); "what is restored cannot be given to the owner of the home");
     Ok(None)
