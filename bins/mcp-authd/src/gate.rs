@@ -177,7 +177,14 @@ impl Gate {
         from: Option<IpAddr>,
         entry: &mut Entry,
     ) -> Result<Arc<Identity>, Response<Body>> {
-        let token = bearer::token(&head.headers, config.limits.credential.bytes());
+        let value = bearer::value(&head.headers, config.limits.credential.bytes());
+        if let Ok(value) = &value {
+            let is_still_good = |identity: &Identity| self.credentials.load().again(identity, now());
+            if let Some(identity) = connection.recent.recall(value.as_bytes(), is_still_good) {
+                return Ok(identity);
+            }
+        }
+        let token = value.clone().and_then(bearer::token_of);
         let shown = connection.secure.as_ref().and_then(|secure| secure.shown.as_ref());
         let identify = || {
             let presented = match (&token, shown) {
@@ -197,7 +204,10 @@ impl Gate {
         let refused = match identified {
             Ok(identity) => {
                 connection.stranger.welcome();
-                return Ok(Arc::new(identity));
+                if let Ok(value) = value {
+                    connection.recent.keep(value.as_bytes(), &identity);
+                }
+                return Ok(identity);
             }
             Err(refused) => refused,
         };

@@ -18,7 +18,7 @@ use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use super::Refused;
 use crate::config::tls::{ClientCertificates, Tls};
 use crate::front::tls::{self, certificate};
-use crate::identity::{Identity, Scopes, Standing, Subject};
+use crate::identity::{Fingerprint, Identity, Scopes, Standing, Subject};
 
 /// Who signs client certificates.
 #[derive(Clone)]
@@ -138,7 +138,7 @@ impl Certificates {
     }
 
     /// What a certificate is worth at `now`, seconds since 1970.
-    pub fn identify(&self, shown: &Shown, now: u64) -> Result<Identity, Refused> {
+    pub fn identify(&self, shown: &Shown, now: u64) -> Result<Arc<Identity>, Refused> {
         let refuse = |what: &str| Refused::Certificate(format!("{}: {what}", hex(&shown.digest[..4])));
         if now >= shown.expires {
             return Err(refuse("it has expired"));
@@ -149,14 +149,14 @@ impl Certificates {
         let name = shown.common_name.as_deref().ok_or_else(|| refuse("it has no common name"))?;
         let subject: Subject = name.parse().map_err(|_| refuse("its common name is no subject"))?;
         let own = || name.parse().unwrap_or_else(|_| numbered(&shown.digest));
-        Ok(Identity {
+        Ok(Arc::new(Identity {
             subject,
             route: self.route.clone().unwrap_or_else(own),
             scopes: Scopes::All,
             expires: Some(shown.expires),
-            fingerprint: format!("cert-{}", hex(&shown.digest[..4])).into(),
-            standing: self.standing,
-        })
+            fingerprint: Fingerprint::of_certificate(&shown.digest),
+            standing: self.standing.clone(),
+        }))
     }
 
     /// See [`Credentials::still`](super::Credentials::still).
