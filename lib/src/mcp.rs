@@ -27,6 +27,12 @@ pub const VERSION: HeaderName = HeaderName::from_static(VERSION_HEADER);
 pub const SUBJECT_HEADER: &str = "mcp-auth-subject";
 /// Header with the route of that subject; believed and removed likewise.
 pub const ROUTE_HEADER: &str = "mcp-route";
+/// [`SUBJECT_HEADER`], parsed.
+#[allow(clippy::declare_interior_mutable_const, reason = "a static name is never mutated")]
+pub const SUBJECT: HeaderName = HeaderName::from_static(SUBJECT_HEADER);
+/// [`ROUTE_HEADER`], parsed.
+#[allow(clippy::declare_interior_mutable_const, reason = "a static name is never mutated")]
+pub const ROUTE: HeaderName = HeaderName::from_static(ROUTE_HEADER);
 /// Header on an error answer of a trusted Unix upstream: nothing of the request reached the server.
 pub const NOT_FORWARDED_HEADER: &str = "mcp-not-forwarded";
 /// The version a server assumes of a request without the header (MCP 2025-11-25, transports).

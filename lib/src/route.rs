@@ -27,14 +27,27 @@ impl FromStr for Route {
     type Err = AddrError;
 
     fn from_str(text: &str) -> Result<Self, AddrError> {
-        let first = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        let rest = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
-        if first && rest && text.len() <= MAX_ROUTE && !text.contains("..") {
-            Ok(Route(text.into()))
-        } else {
-            // Bounded: the text may come from a header.
-            Err(AddrError::Route(text.chars().take(MAX_ROUTE + 1).flat_map(char::escape_default).collect()))
-        }
+        check(text).map(|()| Route(text.into()))
+    }
+}
+
+/// The same without a copy, for a name that is held elsewhere too.
+impl TryFrom<Arc<str>> for Route {
+    type Error = AddrError;
+
+    fn try_from(text: Arc<str>) -> Result<Self, AddrError> {
+        check(&text).map(|()| Route(text))
+    }
+}
+
+fn check(text: &str) -> Result<(), AddrError> {
+    let first = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let rest = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
+    if first && rest && text.len() <= MAX_ROUTE && !text.contains("..") {
+        Ok(())
+    } else {
+        // Bounded: the text may come from a header.
+        Err(AddrError::Route(text.chars().take(MAX_ROUTE + 1).flat_map(char::escape_default).collect()))
     }
 }
 

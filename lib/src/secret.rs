@@ -66,6 +66,17 @@ pub fn random_id() -> String {
     hex(&bytes)
 }
 
+/// A fresh random key, straight from the system. aws-lc first convinces itself that it has a good source, which takes some
+/// 30 ms of processor time; a daemon that needs one key to begin with does not have to wait for that.
+pub fn random_key() -> [u8; 32] {
+    let mut key = [0; 32];
+    let read = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut key));
+    if read.is_err() {
+        rand::fill(&mut key).expect("the system's random source cannot fail once seeded");
+    }
+    key
+}
+
 /// A fresh unguessable number, any of 64 bits.
 pub fn random_u64() -> u64 {
     let mut bytes = [0; 8];

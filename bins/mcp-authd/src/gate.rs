@@ -243,8 +243,15 @@ impl Gate {
         from: Option<IpAddr>,
         entry: &mut Entry,
     ) -> Result<Arc<Identity>, Response<Body>> {
-        let token = bearer::token(&head.headers, config.limits.credential.bytes());
         let secure = connection.secure.as_deref();
+        let value = bearer::value(&head.headers, config.limits.credential.bytes());
+        if let Ok(value) = &value {
+            let is_still_good = |identity: &Identity| self.credentials.load().again(identity, secure, now());
+            if let Some(identity) = connection.recent.recall(value.as_bytes(), is_still_good) {
+                return Ok(identity);
+            }
+        }
+        let token = value.clone().and_then(bearer::token_of);
         let shown = secure.and_then(|secure| secure.shown.as_ref());
         let identify = || {
             let presented = match (&token, shown) {
@@ -268,7 +275,10 @@ impl Gate {
                 if matches!(identity.standing, Standing::Certificate(_)) {
                     front::hosts::check_ambient(config, head)?;
                 }
-                return Ok(Arc::new(identity));
+                if let Ok(value) = value {
+                    connection.recent.keep(value.as_bytes(), &identity);
+                }
+                return Ok(identity);
             }
             Err(refused) => refused,
         };

@@ -1,5 +1,7 @@
 //! What is counted, under fixed names (docs/operations.md); labels come from closed sets only.
 
+use std::sync::OnceLock;
+
 use mcp_daemon::metrics::{Counter, EncodeLabelSet, Family, Gauge, Registry};
 
 use crate::gate::Gate;
@@ -8,6 +10,8 @@ use crate::gate::Gate;
 #[derive(Debug)]
 pub struct Metrics {
     requests: Family<StatusLabels, Counter>,
+    /// The most frequent of them, found once.
+    served: OnceLock<Counter>,
     unserved: Family<ReasonLabels, Counter>,
 }
 
@@ -56,6 +60,9 @@ impl Reason {
     }
 }
 
+/// The label of what went well.
+const SERVED: &str = "2xx";
+
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct StatusLabels {
     status: &'static str,
@@ -68,7 +75,8 @@ struct ReasonLabels {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let metrics = Self { requests: Family::default(), unserved: Family::default() };
+        let metrics =
+            Self { requests: Family::default(), served: OnceLock::new(), unserved: Family::default() };
         // From the start, so that the first one is a change that an alert can see.
         for reason in Reason::ALL {
             drop(metrics.unserved.get_or_create(&reason.label()));
@@ -81,7 +89,7 @@ impl Metrics {
     /// A request was answered.
     pub fn answered(&self, status: http::StatusCode) {
         let status = match status.as_u16() {
-            0..=299 => "2xx",
+            0..=299 => SERVED,
             300..=399 => "3xx",
             401 => "401",
             403 => "403",
@@ -89,7 +97,11 @@ impl Metrics {
             400..=499 => "4xx",
             _ => "5xx",
         };
-        self.requests.get_or_create(&StatusLabels { status }).inc();
+        if status == SERVED {
+            self.served.get_or_init(|| self.requests.get_or_create_owned(&StatusLabels { status })).inc();
+        } else {
+            self.requests.get_or_create(&StatusLabels { status }).inc();
+        }
     }
 
     /// A request was not served.

@@ -2,25 +2,18 @@
 //! token claims and what a body asks for are read like this.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-/// The members of an object, each unread.
-pub struct Object<'a>(BTreeMap<Text<'a>, &'a RawValue>);
+/// The members of an object, each unread, in the order of their names.
+pub struct Object<'a>(Vec<(Text<'a>, &'a RawValue)>);
 
 /// A text, borrowed unless it has escapes.
 #[derive(Deserialize, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
-
-impl std::borrow::Borrow<str> for Text<'_> {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
 
 impl<'a> Object<'a> {
     /// Reads an object; `None` if it is none, or says something twice.
@@ -30,7 +23,8 @@ impl<'a> Object<'a> {
 
     /// A member, unread.
     pub fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.get(name).copied()
+        let at = self.0.binary_search_by(|(own, _)| (*own.0).cmp(name)).ok()?;
+        Some(self.0[at].1)
     }
 
     /// Whether a member is called like one of these but for upper and lower case: some readers take it for the same.
@@ -38,7 +32,7 @@ impl<'a> Object<'a> {
         let is_like = |own: &Text<'_>, name: &str| {
             own.0 != name && own.0.chars().map(folded).eq(name.chars().map(folded))
         };
-        self.0.keys().any(|own| names.iter().any(|name| is_like(own, name)))
+        self.0.iter().any(|(own, _)| names.iter().any(|name| is_like(own, name)))
     }
 
     /// A member by its name, or, where there is none of exactly that name, by a path with dots into objects.
@@ -94,11 +88,13 @@ impl<'de> Deserialize<'de> for Object<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
-                let mut members = BTreeMap::new();
-                while let Some((name, value)) = map.next_entry()? {
-                    if members.insert(name, value).is_some() {
-                        return Err(de::Error::custom("a member stands there twice"));
-                    }
+                let mut members: Vec<(Text<'de>, &RawValue)> = Vec::with_capacity(4);
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                members.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+                if members.windows(2).any(|two| two[0].0 == two[1].0) {
+                    return Err(de::Error::custom("a member stands there twice"));
                 }
                 Ok(Object(members))
             }

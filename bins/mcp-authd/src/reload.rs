@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mcp_daemon::config::ConfigProblem;
 use mcp_daemon::exit::chain;
+use mcp_daemon::heap;
 use tokio::sync::Mutex;
 
 use crate::audit::sink::Target;
@@ -58,6 +59,7 @@ impl Reload {
         let waiting = needs_a_restart(&self.first, &prepared.config);
         self.gate.audit.redirect(&prepared.config.audit, target);
         self.gate.replace(prepared);
+        heap::give_back();
         if waiting.is_empty() {
             "all settings in force".into()
         } else {
@@ -157,6 +159,7 @@ async fn follow<T: Send + 'static>(
                     Some(problem) => told = Some(problem),
                 }
                 renew(gate, fresh);
+                heap::give_back();
             }
             // A reload may name other files. It has read them, but who knows whether before their last change.
             () = reloads.next() => {

@@ -30,11 +30,13 @@ pub struct Target {
     pub address: SocketAddr,
     /// The bearer token, where there is one.
     pub token: Option<&'static str>,
+    /// Whether TLS is spoken there.
+    pub is_secure: bool,
 }
 
 impl From<SocketAddr> for Target {
     fn from(address: SocketAddr) -> Self {
-        Self { address, token: None }
+        Self { address, token: None, is_secure: false }
     }
 }
 
@@ -58,7 +60,7 @@ impl Session {
     /// Connects to `target`, initialises a session and announces it.
     pub async fn open(target: impl Into<Target>) -> io::Result<Self> {
         let target = target.into();
-        Self::open_on(Connection::open(target.address).await?, target).await
+        Self::open_on(Connection::open(target.address, target.is_secure).await?, target).await
     }
 
     async fn open_on(mut connection: Connection, target: Target) -> io::Result<Self> {
@@ -85,7 +87,10 @@ impl Session {
     /// Opens the GET stream of session `id` on a new connection.
     pub async fn stream(target: impl Into<Target>, id: &str) -> io::Result<TcpStream> {
         let target = target.into();
-        Connection::open(target.address).await?.stream(&request("GET", target, Some(id), "")).await
+        Connection::open(target.address, target.is_secure)
+            .await?
+            .stream(&request("GET", target, Some(id), ""))
+            .await
     }
 
     /// Prepares calls of this session.

@@ -1,7 +1,8 @@
-//! What `mcp-sessiond`, `mcp-authd` or serena-supervise's copy path costs beside a bare hyper hop and nginx, measured in one
+//! What `mcp-sessiond`, `mcp-authd`, serena-supervise's copy path or all three in a chain cost beside a bare hyper hop and nginx, measured in one
 //! run in front of one echo server.
 //! One program with several roles, so that `tests/bench/run` builds one thing: `compare` starts the others.
-//! `echo`, `hop`, `copy`, `nginx` and `authd` are the servers, `wire` and `load` the client, `compare` the measurements and the bars.
+//! `echo`, `hop`, `copy`, `nginx` and `authd` are the servers, `wire`, `tls` and `load` the client, `compare` the measurements
+//! and the bars.
 
 mod authd;
 mod compare;
@@ -13,6 +14,7 @@ mod nginx;
 mod process;
 mod serve;
 mod stats;
+mod tls;
 mod wire;
 
 use std::io;

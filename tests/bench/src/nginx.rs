@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::process::Program;
+use crate::tls::Face;
 
 /// The program `nginx` with its configuration, or an error that says how to get it.
 pub fn program() -> io::Result<Program> {
@@ -16,12 +17,21 @@ pub fn program() -> io::Result<Program> {
         .map(|directory| directory.join("nginx"))
         .find(|file| file.is_file())
         .ok_or_else(|| io::Error::other("nginx is not there; on Debian: apt-get install nginx-light"))?;
-    Ok(Program {
-        name: "nginx",
-        command: format!("{} -p {{dir}} -c {{dir}}/nginx.conf -e stderr", nginx.display()),
-        files: vec![("nginx.conf", CONFIGURATION.to_owned())],
-        token: None,
-    })
+    let command = format!("{} -p {{dir}} -c {{dir}}/nginx.conf -e stderr", nginx.display());
+    let files = vec![("nginx.conf", CONFIGURATION.replace("{listening}", "{listen} backlog=4096"))];
+    Ok(Program { files, ..Program::new("nginx", command) })
+}
+
+/// The same with TLS on its side of the clients.
+pub fn secure(face: &Face) -> io::Result<Program> {
+    let listening =
+        "{listen} ssl backlog=4096; ssl_certificate {dir}/certificate.pem; ssl_certificate_key {dir}/key.pem";
+    let files = vec![
+        ("nginx.conf", CONFIGURATION.replace("{listening}", listening)),
+        ("certificate.pem", face.certificate.clone()),
+        ("key.pem", face.key.clone()),
+    ];
+    Ok(Program { name: "nginx+tls", files, is_secure: true, ..program()? })
 }
 
 /// `proxy_buffers` hold a 64 KiB answer whole, so that nginx is not slowed by small reads or temporary files.
@@ -46,7 +56,7 @@ http {
         keepalive_requests 1000000000;
     }
     server {
-        listen {listen} backlog=4096;
+        listen {listening};
         location / {
             proxy_pass http://echo;
             proxy_http_version 1.1;

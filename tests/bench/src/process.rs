@@ -36,6 +36,10 @@ pub struct Program {
     pub files: Vec<(&'static str, String)>,
     /// What its clients bring, needed or not.
     pub token: Option<&'static str>,
+    /// Whether it speaks TLS to its clients.
+    pub is_secure: bool,
+    /// What stands between it and the server behind: the nearest to that one first.
+    pub behind: Vec<Program>,
 }
 
 /// A program that listens; stopped when dropped.
@@ -46,6 +50,9 @@ pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
     token: Option<&'static str>,
+    is_secure: bool,
+    /// What stands behind it, the nearest to the server first.
+    behind: Vec<Running>,
     /// From the fork to the first accepted connection.
     pub listening_after: Duration,
     /// Kept for as long as the program may use it.
@@ -55,11 +62,22 @@ pub struct Running {
 impl Program {
     /// The program in this very executable that plays `role`, with the rest of its command line.
     pub fn own(name: &'static str, role: &str) -> Self {
-        Self { name, command: format!("{{bin}}/bench {role}"), files: Vec::new(), token: None }
+        Self::new(name, format!("{{bin}}/bench {role}"))
+    }
+
+    /// A program that needs nothing but its command.
+    pub fn new(name: &'static str, command: String) -> Self {
+        Self { name, command, files: Vec::new(), token: None, is_secure: false, behind: Vec::new() }
     }
 
     /// Starts the program in front of `upstream` on a free port and waits until it listens.
     pub async fn start(&self, upstream: SocketAddr) -> io::Result<Running> {
+        let (mut behind, mut upstream) = (Vec::new(), upstream);
+        for program in &self.behind {
+            let running = Box::pin(program.start(upstream)).await?;
+            upstream = running.address;
+            behind.push(running);
+        }
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let directory = tempfile::Builder::new().prefix("bench-").tempdir()?;
         let fill = |text: &str| -> io::Result<String> {
@@ -108,6 +126,8 @@ impl Program {
             pid,
             address,
             token: self.token,
+            is_secure: self.is_secure,
+            behind,
             listening_after: began.elapsed(),
             _directory: directory,
         })
@@ -117,11 +137,15 @@ impl Program {
 impl Running {
     /// Where its clients call, and with what.
     pub fn target(&self) -> Target {
-        Target { address: self.address, token: self.token }
+        Target { address: self.address, token: self.token, is_secure: self.is_secure }
     }
 
-    /// CPU time used so far by all threads.
+    /// CPU time used so far by all threads, and by what stands behind it.
     pub fn cpu(&self) -> io::Result<Duration> {
+        self.behind.iter().try_fold(self.own_cpu()?, |sum, running| Ok(sum + running.cpu()?))
+    }
+
+    fn own_cpu(&self) -> io::Result<Duration> {
         // Nanoseconds where the kernel counts them for every thread, as long as no thread has ended.
         let counted = self.scheduled()?;
         let ticked = self.ticked()?;
@@ -185,6 +209,10 @@ impl Running {
         let _gone = kill(Pid::from_raw(self.pid.cast_signed()), Signal::SIGTERM);
         if timeout(PATIENCE, self.child.wait()).await.is_err() {
             self.child.kill().await?;
+        }
+        // From the front, so that nobody is asked what can no longer be answered.
+        while let Some(running) = self.behind.pop() {
+            Box::pin(running.stop()).await?;
         }
         Ok(())
     }

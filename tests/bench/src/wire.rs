@@ -6,8 +6,9 @@ use std::io;
 use std::net::SocketAddr;
 
 use memchr::memmem;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::tls::Stream;
 
 /// Room for a 64 KiB answer with its head, in bytes, so that it can come with one read.
 const BUFFER: usize = 72 * 1024;
@@ -16,7 +17,7 @@ const OPENING: usize = 256;
 
 /// A kept-alive connection to a server or proxy.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
@@ -52,10 +53,9 @@ impl Answer {
 }
 
 impl Connection {
-    /// Connects to `address` with `TCP_NODELAY`.
-    pub async fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+    /// Connects to `address` with `TCP_NODELAY`, by TLS where that `is_secure`.
+    pub async fn open(address: SocketAddr, is_secure: bool) -> io::Result<Self> {
+        let stream = Stream::open(address, is_secure).await?;
         Ok(Self { stream, buffer: vec![0; BUFFER].into(), start: 0, end: 0 })
     }
 
@@ -77,10 +77,11 @@ impl Connection {
     pub async fn stream(mut self, request: &[u8]) -> io::Result<TcpStream> {
         self.stream.write_all(request).await?;
         let (answer, _) = self.head().await?;
-        match answer.status {
+        match (answer.status, self.stream) {
             // The buffer is let go: thousands of streams are open at once.
-            200 => Ok(self.stream),
-            status => {
+            (200, Stream::Plain(stream)) => Ok(stream),
+            (200, Stream::Secure(_)) => Err(io::Error::other("streams are measured without TLS")),
+            (status, _) => {
                 Err(io::Error::other(format!("a stream was answered with status {status}, expected 200")))
             }
         }

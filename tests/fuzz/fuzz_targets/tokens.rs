@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use authd::credentials::tokens::entry::Entry;
+use authd::credentials::tokens::entry::{Entry, Names};
 use libfuzzer_sys::fuzz_target;
 use mcp_daemon::config::ConfigError;
 use mcp_daemon::tokens::{Item, Value, is_json, parse, parse_one};
@@ -38,10 +38,10 @@ fn read(item: &Item) {
         let place = Path::new("/run").join(route.as_str());
         assert_eq!((place.parent(), place.components().count()), (Some(Path::new("/run")), 3), "{route}");
     }
-    match Entry::read(item, 100) {
+    match Entry::read(item, 100, &mut Names::default()) {
         Ok(entry) => {
             assert!(item.digest().is_ok(), "a token without a digest is good for something");
-            assert_eq!(Ok(entry.identity.route), route);
+            assert_eq!(Ok(entry.identity.route.clone()), route);
             assert!(entry.name.bytes().all(|byte| byte.is_ascii_graphic()));
         }
         Err(error) => look_at(&error),

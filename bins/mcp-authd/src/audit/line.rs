@@ -49,7 +49,7 @@ pub struct Line<'a> {
 /// The present, to the millisecond.
 pub fn now() -> Timestamp {
     let now = Timestamp::now();
-    now.round(jiff::Unit::Millisecond).unwrap_or(now)
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }
 
 #[cfg(test)]

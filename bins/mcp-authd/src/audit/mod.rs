@@ -6,6 +6,7 @@
 pub mod line;
 pub mod read;
 pub mod sink;
+mod write;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use self::line::Line;
 pub use self::sink::Audit;
 use crate::answer::Said;
-use crate::identity::Identity;
+use crate::identity::{Fingerprint, Identity};
 use crate::policy::Asked;
 
 /// Longest `method` or `name` in a line, in bytes: clients choose them.
@@ -123,7 +124,9 @@ impl Drop for Entry {
             return;
         }
         let identity = self.identity.as_deref();
-        let fingerprint = identity.map(|identity| &*identity.fingerprint).or(self.fingerprint.as_deref());
+        let mut room = [0; Fingerprint::LONGEST];
+        let own = identity.map(|identity| identity.fingerprint.spell(&mut room));
+        let fingerprint = own.or(self.fingerprint.as_deref());
         self.audit.write(&Line {
             time: line::now(),
             subject: identity.map(|identity| identity.subject.as_str().into()),
@@ -152,13 +155,15 @@ fn name_of(method: &Method) -> &str {
 
 /// Adds a word to a list of different words, within bounds.
 fn add(list: &mut String, word: &str) {
-    if word.is_empty() || list.split(',').any(|known| known == word) || list.len() + word.len() >= MAX_TEXT {
+    if word.is_empty() || list.len() + word.len() >= MAX_TEXT {
         return;
     }
-    if !list.is_empty() {
+    if list.is_empty() {
+        *list = word.to_owned();
+    } else if list.split(',').all(|known| known != word) {
         list.push(',');
+        list.push_str(word);
     }
-    list.push_str(word);
 }
 
 #[cfg(test)]

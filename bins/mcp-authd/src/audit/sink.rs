@@ -95,8 +95,7 @@ impl Audit {
             return;
         }
         let was_empty = lines.is_empty();
-        serde_json::to_writer(&mut *lines, line).expect("a line is plain data, and memory takes it all");
-        lines.push(b'\n');
+        line.write_to(lines);
         if was_empty {
             self.taken_down.notify_one();
         }

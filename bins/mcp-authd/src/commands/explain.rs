@@ -1,5 +1,7 @@
 //! `explain`: what a request would be and where it would go, step by step as [`authd::gate`] takes them.
 
+use std::sync::Arc;
+
 use authd::config::Config;
 use authd::credentials::{Presented, bearer, moment, now};
 use authd::identity::{Identity, Scopes};
@@ -41,7 +43,7 @@ fn walk(args: &Explain, prepared: &Prepared, token: Option<&Secret>) -> Result<(
     };
     step("path", path(&prepared.config, args.path.as_deref()))?;
     let identity = identify(prepared, token);
-    step("credential", identity.as_ref().map(credential).map_err(Clone::clone))?;
+    step("credential", identity.as_deref().map(credential).map_err(Clone::clone))?;
     let identity = identity.map_err(|why| ("credential", why))?;
     step("subject", Ok(identity.subject.to_string()))?;
     step("route", Ok(identity.route.to_string()))?;
@@ -62,7 +64,7 @@ fn path(config: &Config, asked: Option<&str>) -> Step<String> {
     }
 }
 
-fn identify(prepared: &Prepared, token: Option<&Secret>) -> Step<Identity> {
+fn identify(prepared: &Prepared, token: Option<&Secret>) -> Step<Arc<Identity>> {
     let mut headers = HeaderMap::new();
     if let Some(token) = token {
         let value = HeaderValue::from_str(&format!("Bearer {}", token.expose()));

@@ -1,17 +1,27 @@
 //! The form of `Authorization: Bearer TOKEN` (RFC 6750, 2.1).
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use mcp_daemon::secret::sha256_hex;
 
 use super::Refused;
 
 /// The token of a request, if its only `Authorization` is a bearer's of at most `longest` bytes.
 pub fn token(headers: &HeaderMap, longest: usize) -> Result<&str, Refused> {
+    token_of(value(headers, longest)?)
+}
+
+/// A request's only `Authorization`, if it has at most `longest` bytes.
+pub fn value(headers: &HeaderMap, longest: usize) -> Result<&HeaderValue, Refused> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Err(Refused::Missing) };
     if values.next().is_some() || value.len() > longest {
         return Err(Refused::Malformed);
     }
+    Ok(value)
+}
+
+/// The token of a bearer's `Authorization`.
+pub fn token_of(value: &HeaderValue) -> Result<&str, Refused> {
     let value = value.to_str().map_err(|_| Refused::Malformed)?;
     let (scheme, token) = value.split_once(' ').ok_or(Refused::Malformed)?;
     let token = token.trim_matches(' ');

@@ -20,7 +20,7 @@ use super::Refused;
 use super::names::{Naming, is_made};
 use crate::config::tls::{ClientCertificates, Tls};
 use crate::front::tls::{self, certificate};
-use crate::identity::{Identity, Scopes, Standing, Subject};
+use crate::identity::{Fingerprint, Identity, Scopes, Standing, Subject};
 
 /// Who signs client certificates.
 #[derive(Clone)]
@@ -158,7 +158,7 @@ impl Certificates {
     }
 
     /// What a certificate is worth at `now`, seconds since 1970.
-    pub fn identify(&self, shown: &Shown, now: u64) -> Result<Identity, Refused> {
+    pub fn identify(&self, shown: &Shown, now: u64) -> Result<Arc<Identity>, Refused> {
         if !self.settings.identify {
             return Err(Refused::Missing);
         }
@@ -170,14 +170,14 @@ impl Certificates {
             Ok(route) if !is_made(subject.as_str()) => route,
             _ => numbered(&shown.digest),
         };
-        Ok(Identity {
+        Ok(Arc::new(Identity {
             route: self.settings.route.clone().unwrap_or_else(own),
             subject,
             scopes: self.scopes.clone(),
             expires: Some(shown.expires),
-            fingerprint: format!("cert-{}", hex(&shown.digest[..4])).into(),
-            standing: self.standing,
-        })
+            fingerprint: Fingerprint::of_certificate(&shown.digest),
+            standing: self.standing.clone(),
+        }))
     }
 
     /// Whether a connection may be used that showed this: any where no certificate is required.

@@ -10,6 +10,7 @@ mod keyed;
 pub mod last_use;
 pub mod moment;
 pub mod names;
+pub mod recent;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -119,7 +120,7 @@ impl Credentials {
     }
 
     /// What a credential is worth at `now`, seconds since 1970.
-    pub fn identify(&self, presented: &Presented<'_>, now: u64) -> Result<Identity, Refused> {
+    pub fn identify(&self, presented: &Presented<'_>, now: u64) -> Result<Arc<Identity>, Refused> {
         match presented {
             Presented::Bearer(token) => match self.tokens.identify(token, now) {
                 Err(Refused::Unknown) if !self.issuers.is_empty() && jwt::is_token(token) => {
@@ -162,6 +163,14 @@ impl Credentials {
     /// The static tokens.
     pub fn tokens(&self) -> &Tokens {
         &self.tokens
+    }
+
+    /// The same as [`Credentials::still`], for a credential that was brought again: notes that it was used.
+    pub fn again(&self, identity: &Identity, secure: Option<&Secure>, now: u64) -> bool {
+        match &identity.standing {
+            Standing::Token(_) => self.tokens.again(identity, now) && self.admit(secure, now).is_ok(),
+            Standing::Certificate(_) | Standing::Jwt(_) => self.still(identity, secure, now),
+        }
     }
 
     /// Whether an identity that was given out earlier is still good: same credential, same subject, route and scopes; and

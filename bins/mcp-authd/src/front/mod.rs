@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use self::tls::shake::{self, Secure};
 use self::tls::{Face, H2};
 use crate::config::Config;
+use crate::credentials::recent::Recent;
 use crate::gate::Gate;
 use crate::limits::Place;
 use crate::limits::strangers::{Bounds, Stranger};
@@ -38,6 +39,8 @@ pub struct Connection {
     pub secure: Option<Arc<Secure>>,
     /// Whether it has shown a good credential.
     pub stranger: Arc<Stranger>,
+    /// The good credential that it showed last.
+    pub recent: Recent,
     _room: Room,
 }
 
@@ -47,8 +50,14 @@ pub async fn run(gate: Arc<Gate>, listener: Listener) {
     let handle = |stream, peer: Peer, room, ()| {
         let config = gate.config();
         let stranger = Arc::new(enter(&gate, &config, &peer));
-        let connection =
-            Connection { address: peer.address, is_tcp: peer.tcp, secure: None, stranger, _room: room };
+        let connection = Connection {
+            address: peer.address,
+            is_tcp: peer.tcp,
+            secure: None,
+            stranger,
+            recent: Recent::default(),
+            _room: room,
+        };
         let gate = gate.clone();
         // Each kind has code of its own, so that no read or write asks which it is.
         match (stream, gate.face.load_full()) {

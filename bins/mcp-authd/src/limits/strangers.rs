@@ -242,7 +242,7 @@ impl Drop for Stranger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{Scopes, Standing};
+    use crate::identity::{Fingerprint, Scopes, Standing};
 
     const BOUNDS: Bounds = Bounds { of_place: Some(2), of_all: 100, of_subject: 2 };
 
@@ -256,7 +256,7 @@ mod tests {
             route: "r".parse().unwrap(),
             scopes: Scopes::All,
             expires: None,
-            fingerprint: "f".into(),
+            fingerprint: Fingerprint::of_token(&[0; 32]),
             standing: Standing::Token([0; 32]),
         };
         Good { identity: Arc::new(identity), secure: None, since: 0 }

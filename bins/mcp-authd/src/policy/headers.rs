@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use super::Read;
 
@@ -14,6 +14,11 @@ pub const HEADER_MISMATCH: i32 = -32020;
 
 const METHOD: &str = "mcp-method";
 const NAME: &str = "mcp-name";
+// Parsed: looking them up costs less than the texts do.
+#[allow(clippy::declare_interior_mutable_const, reason = "a static name is never mutated")]
+const METHOD_HEADER: HeaderName = HeaderName::from_static(METHOD);
+#[allow(clippy::declare_interior_mutable_const, reason = "a static name is never mutated")]
+const NAME_HEADER: HeaderName = HeaderName::from_static(NAME);
 
 /// The first of the two headers that says otherwise than the body; `None` if they agree, or are not there.
 pub fn contradiction(headers: &HeaderMap, read: &Read<'_>) -> Option<&'static str> {
@@ -21,17 +26,17 @@ pub fn contradiction(headers: &HeaderMap, read: &Read<'_>) -> Option<&'static st
     let [asked] = read.messages.as_slice() else {
         return [METHOD, NAME].into_iter().find(|name| headers.contains_key(*name));
     };
-    if !agrees(headers, METHOD, |said| said == asked.method.as_bytes()) {
+    if !agrees(headers, METHOD_HEADER, |said| said == asked.method.as_bytes()) {
         return Some(METHOD);
     }
     // Other methods' names are not read: what they are is for the server to know.
     let is_named = matches!(&*asked.method, "prompts/get" | "resources/read" | "tools/call");
     let says_the_name = |said: &[u8]| decoded(said).is_some_and(|said| *said == *asked.name.as_bytes());
-    (is_named && !agrees(headers, NAME, says_the_name)).then_some(NAME)
+    (is_named && !agrees(headers, NAME_HEADER, says_the_name)).then_some(NAME)
 }
 
 /// Whether a header is not there, or there once and right.
-fn agrees(headers: &HeaderMap, name: &str, is_right: impl Fn(&[u8]) -> bool) -> bool {
+fn agrees(headers: &HeaderMap, name: HeaderName, is_right: impl Fn(&[u8]) -> bool) -> bool {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return true };
     values.next().is_none() && is_right(value.as_bytes().trim_ascii())

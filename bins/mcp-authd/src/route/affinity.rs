@@ -15,7 +15,10 @@ pub fn is_name(text: &str) -> bool {
 
 /// The name of an upstream and the id that it knows, if that is what a client's session id is made of.
 pub fn split(session: &str) -> Option<(&str, &str)> {
-    session.split_once('.').filter(|(name, id)| is_name(name) && !id.is_empty())
+    // Most ids have none; a name is short.
+    let dot = session.bytes().take(MAX_NAME + 1).position(|byte| byte == b'.')?;
+    let (name, id) = (&session[..dot], &session[dot + 1..]);
+    (is_name(name) && !id.is_empty()).then_some((name, id))
 }
 
 /// What a client gets to know of an id of the upstream `name`; `None` if that were no header value.

@@ -27,6 +27,8 @@ pub(super) struct Letter<'a> {
     identity: &'a Identity,
     head: request::Parts,
     body: Bytes,
+    /// The client's session, as it came.
+    session: Option<HeaderValue>,
 }
 
 /// What came of one sending.
@@ -41,13 +43,15 @@ pub(super) enum Sent {
 
 impl<'a> Letter<'a> {
     pub fn new(identity: &'a Identity, request: Request<Bytes>) -> Self {
-        let (head, body) = request.into_parts();
-        Self { identity, head, body }
+        let (mut head, body) = request.into_parts();
+        headers::inward(&mut head.headers);
+        let session = head.headers.get(mcp::SESSION).cloned();
+        Self { identity, head, body, session }
     }
 
     /// The session that the client believes it has.
     pub fn session(&self) -> Option<&str> {
-        self.head.headers.get(mcp::SESSION)?.to_str().ok()
+        self.session.as_ref()?.to_str().ok()
     }
 
     /// Decides among upstreams: chance, or for a session that has no home its id, so that it stays where it went.
@@ -64,8 +68,10 @@ impl<'a> Letter<'a> {
     }
 
     /// The request as one upstream gets it.
-    fn to(&self, lane: &Lane, member: &Member) -> Request<Bytes> {
-        let mut headers = headers::inward(&self.head.headers);
+    fn to(&mut self, lane: &Lane, member: &Member) -> Request<Bytes> {
+        // A copy has no room for more headers: it stays here for another try, and what came goes.
+        let copy = self.head.headers.clone();
+        let mut headers = std::mem::replace(&mut self.head.headers, copy);
         if let Some(session) = self.session() {
             let (_, id) = lane.home(session);
             if id.len() < session.len()
@@ -76,8 +82,8 @@ impl<'a> Letter<'a> {
         }
         if member.endpoint.is_unix() || member.goal().identity_headers {
             let subject = HeaderValue::from_str(self.identity.subject.as_str());
-            headers.insert(mcp::SUBJECT_HEADER, subject.expect("a subject is visible ASCII"));
-            headers.insert(mcp::ROUTE_HEADER, lane.name.clone());
+            headers.insert(mcp::SUBJECT, subject.expect("a subject is visible ASCII"));
+            headers.insert(mcp::ROUTE, lane.name.clone());
         }
         if let Some(authorization) = &member.goal().authorization {
             headers.insert(header::AUTHORIZATION, authorization.clone());
@@ -89,7 +95,7 @@ impl<'a> Letter<'a> {
     }
 
     /// Sends it to one upstream of its lane.
-    pub async fn send(&self, client: &Client, lane: &Lane, at: usize) -> Sent {
+    pub async fn send(&mut self, client: &Client, lane: &Lane, at: usize) -> Sent {
         let member = &lane.members[at];
         let mut errand = Errand::begin(member.clone());
         let answer = client.send(&member.endpoint, self.to(lane, member)).await;
@@ -122,7 +128,7 @@ impl<'a> Letter<'a> {
             errand.goes_on();
         }
         if let Some(id) = answer.headers_mut().get_mut(mcp::SESSION) {
-            if is_success && !self.head.headers.contains_key(mcp::SESSION) {
+            if is_success && self.session.is_none() {
                 errand.member.session_began();
             }
             if lane.has_several()

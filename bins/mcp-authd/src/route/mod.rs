@@ -156,13 +156,16 @@ impl Router {
         is_still_good: impl Fn() -> bool,
     ) -> Result<Forwarded, Unserved> {
         let route = &identity.route;
-        let place = self.lane(route)?.enter(&self.life).await.map_err(|none| match none {
+        let mut lane = self.lane(route)?;
+        let place = lane.enter(&self.life).await.map_err(|none| match none {
             NoPlace::Draining => Unserved::Stopping(route.clone()),
             NoPlace::Full => Unserved::Busy(route.clone()),
         })?;
-        // The settings may have changed meanwhile.
-        let mut lane = self.lane(route)?;
-        let letter = Letter::new(identity, request);
+        if place.is_some() {
+            // The settings may have changed while it waited.
+            lane = self.lane(route)?;
+        }
+        let mut letter = Letter::new(identity, request);
         let mut search = Search::new();
         loop {
             if !is_still_good() {

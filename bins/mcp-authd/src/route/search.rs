@@ -45,8 +45,8 @@ impl Search {
     /// What to do next with a letter on a lane.
     pub fn next(&mut self, lane: &Lane, letter: &Letter<'_>, now: Instant) -> Step {
         let session = letter.session();
-        let home = session.and_then(|session| lane.home(session).0);
-        let home = home.filter(|_| lane.has_several() && !self.left_home);
+        let home = session.filter(|_| lane.has_several() && !self.left_home);
+        let home = home.and_then(|session| lane.home(session).0);
         if let Some(home) = home {
             let member = &lane.members[home];
             let may_come_back = member.may_come_back();
@@ -92,7 +92,7 @@ mod tests {
     use mcp_daemon::mcp;
 
     use super::*;
-    use crate::identity::{Identity, Scopes, Standing};
+    use crate::identity::{Fingerprint, Identity, Scopes, Standing};
     use crate::route::lanes::{Lanes, tests::lanes};
     use crate::route::member::Errand;
 
@@ -106,7 +106,7 @@ mod tests {
             route: "r".parse().unwrap(),
             scopes: Scopes::All,
             expires: None,
-            fingerprint: "0".into(),
+            fingerprint: Fingerprint::of_token(&[0; 32]),
             standing: Standing::Token([0; 32]),
         }
     }

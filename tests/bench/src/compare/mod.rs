@@ -1,11 +1,14 @@
 //! One run: starts echo, nginx, the hop and the candidate, measures them in turns, and holds the result to the bars.
-//! `rounds` measures what needs load, `memory` what needs numbers of sessions and streams, `report` prints and judges.
+//! `rounds` measures what needs load, `memory` what needs numbers of sessions and streams, `auth` what a credential costs,
+//! `report` prints and judges.
 
+mod auth;
 mod memory;
 mod report;
 mod rounds;
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use crate::authd;
 use crate::nginx;
 use crate::process::{Program, Running};
 use crate::serve::raise_open_files;
+use crate::tls::Face;
 
 /// compare mcp-sessiond, or another of the daemons, with a bare hyper hop and nginx in front of one echo server
 #[derive(FromArgs)]
@@ -29,6 +33,15 @@ pub struct Options {
     /// compare mcp-authd with 10,000 tokens and an audit instead of mcp-sessiond, with bars of its own
     #[argh(switch)]
     authd: bool,
+    /// compare mcp-authd with nginx, both with TLS: throughput
+    #[argh(switch)]
+    tls: bool,
+    /// compare mcp-authd before mcp-sessiond before serena-supervise's copy path with a single hop: throughput
+    #[argh(switch)]
+    chain: bool,
+    /// measure what a credential costs mcp-authd, beside a request from nobody
+    #[argh(switch)]
+    auth: bool,
     /// compare the hop with itself: how far the ratios are from 1 is the noise of this machine
     #[argh(switch)]
     noise: bool,
@@ -52,6 +65,17 @@ pub struct Options {
     only: Vec<String>,
 }
 
+/// What is compared, one at a time.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Mode {
+    Auth,
+    Authd,
+    Chain,
+    Copy,
+    Sessiond,
+    Tls,
+}
+
 /// What a run measures, after `--quick` had its say.
 struct Plan {
     rounds: usize,
@@ -71,6 +95,8 @@ const HOP: usize = 2;
 const CANDIDATE: usize = 3;
 type Contest = [Running; 4];
 
+/// What is behind the server itself.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const SESSIOND: &str =
     "{bin}/mcp-sessiond --listen {listen} --upstream http://{upstream}/mcp --state-dir {dir}/state";
 const COPY: &str = "{bin}/bench copy --listen {listen} --upstream {upstream}";
@@ -86,23 +112,40 @@ pub async fn run(options: &Options) -> io::Result<ExitCode> {
             "--only: {other:?} is not one of throughput, latency, memory, start"
         )));
     }
-    let wanted = |what: &str| options.only.is_empty() || options.only.iter().any(|only| only == what);
+    let mode = options.mode()?;
+    let measured: &[&str] = match mode {
+        Mode::Auth => &[],
+        Mode::Chain | Mode::Tls => &["throughput"],
+        Mode::Authd | Mode::Copy | Mode::Sessiond => &["throughput", "latency", "memory", "start"],
+    };
+    let wanted = |what: &str| {
+        measured.contains(&what) && (options.only.is_empty() || options.only.iter().any(|only| only == what))
+    };
     let plan = plan(options);
     let open_files = raise_open_files()?;
-    let programs = programs(options)?;
+    let programs = programs(options, mode)?;
     let mut echo = Program::own("direct", "echo --listen {listen}");
-    if options.authd {
+    if has_tokens(mode) {
         // All of them get the same requests.
         echo.token = Some(authd::TOKEN);
     }
-    let bars = match (options.copy, options.authd) {
-        (true, true) => return Err(io::Error::other("--copy and --authd exclude each other")),
-        (true, false) => &report::COPY,
-        (false, true) => &report::AUTHD,
-        (false, false) => &report::SESSIOND,
+    let bars = match mode {
+        Mode::Auth | Mode::Authd => &report::AUTHD,
+        Mode::Chain => &report::CHAIN,
+        Mode::Copy => &report::COPY,
+        Mode::Sessiond => &report::SESSIOND,
+        Mode::Tls => &report::TLS,
     };
-    let mut report = report::Report::new(programs[2].name, bars);
+    let mut report = report::Report::new(programs[1].name, programs[2].name, bars);
 
+    if mode == Mode::Auth {
+        let echo = echo.start(NOWHERE).await?;
+        let running = programs[2].start(echo.address).await?;
+        let cost = auth::measure(&running, plan.rounds).await.map_err(|error| running.blame(&error))?;
+        report.auth(&cost);
+        running.stop().await?;
+        echo.stop().await?;
+    }
     if wanted("throughput") || wanted("latency") {
         let contest = start_all(&echo, &programs).await?;
         if wanted("throughput") {
@@ -160,29 +203,58 @@ fn plan(options: &Options) -> Plan {
     }
 }
 
-/// nginx, the hop and the candidate.
-fn programs(options: &Options) -> io::Result<[Program; 3]> {
-    let hop = Program::own("hop", "hop --listen {listen} --upstream http://{upstream}/mcp");
-    let candidate = if options.noise {
-        Program { name: "hop again", ..hop.clone() }
-    } else {
-        let (name, command) = if options.copy { ("copy", COPY) } else { ("sessiond", SESSIOND) };
-        let (command, files) = (command.to_owned(), Vec::new());
-        let mut usual =
-            if options.authd { authd::program() } else { Program { name, command, files, token: None } };
-        usual.command = options.candidate.clone().unwrap_or(usual.command);
-        usual
+impl Options {
+    fn mode(&self) -> io::Result<Mode> {
+        let chosen = [
+            (self.auth, Mode::Auth),
+            (self.authd, Mode::Authd),
+            (self.chain, Mode::Chain),
+            (self.copy, Mode::Copy),
+            (self.tls, Mode::Tls),
+        ];
+        let mut chosen = chosen.into_iter().filter(|(is_chosen, _)| *is_chosen).map(|(_, mode)| mode);
+        match (chosen.next(), chosen.next()) {
+            (mode, None) => Ok(mode.unwrap_or(Mode::Sessiond)),
+            _ => Err(io::Error::other("--auth, --authd, --chain, --copy and --tls exclude each other")),
+        }
+    }
+}
+
+fn has_tokens(mode: Mode) -> bool {
+    match mode {
+        Mode::Auth | Mode::Authd | Mode::Chain | Mode::Tls => true,
+        Mode::Copy | Mode::Sessiond => false,
+    }
+}
+
+/// nginx, the hop and the candidate; with TLS nginx without and with it, and the candidate.
+fn programs(options: &Options, mode: Mode) -> io::Result<[Program; 3]> {
+    let mut hop = Program::own("hop", "hop --listen {listen} --upstream http://{upstream}/mcp");
+    let sessiond = || Program::new("sessiond", SESSIOND.to_owned());
+    let copy = || Program::new("copy", COPY.to_owned());
+    let mut candidate = match mode {
+        _ if options.noise => Program { name: "hop again", ..hop.clone() },
+        Mode::Auth => authd::answering(),
+        Mode::Authd => authd::program(),
+        Mode::Chain => Program { name: "chain", behind: vec![copy(), sessiond()], ..authd::program() },
+        Mode::Copy => copy(),
+        Mode::Sessiond => sessiond(),
+        Mode::Tls => {
+            let face = Face::new()?;
+            hop = nginx::secure(&face)?;
+            authd::secure(&face)
+        }
     };
+    candidate.command = options.candidate.clone().unwrap_or(candidate.command);
     let mut programs = [nginx::program()?, hop, candidate];
-    if options.authd {
+    if has_tokens(mode) {
         programs.iter_mut().for_each(|program| program.token = Some(authd::TOKEN));
     }
     Ok(programs)
 }
 
 async fn start_all(echo: &Program, [nginx, hop, candidate]: &[Program; 3]) -> io::Result<Contest> {
-    let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let echo = echo.start(nowhere).await?;
+    let echo = echo.start(NOWHERE).await?;
     let behind = echo.address;
     Ok([echo, nginx.start(behind).await?, hop.start(behind).await?, candidate.start(behind).await?])
 }

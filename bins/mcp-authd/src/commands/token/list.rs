@@ -43,7 +43,7 @@ fn value(entry: &Entry, now: u64) -> Value {
         Scopes::Only(scopes) => json!(**scopes),
     };
     json!({
-        "name": entry.name,
+        "name": &*entry.name,
         "subject": entry.identity.subject.as_str(),
         "route": entry.identity.route,
         "state": entry.state(now).word(),
@@ -51,7 +51,7 @@ fn value(entry: &Entry, now: u64) -> Value {
         "not_before": moment(entry.not_before),
         "expires": moment(entry.identity.expires),
         "last_use": moment(entry.used.at()),
-        "fingerprint": &*entry.identity.fingerprint,
+        "fingerprint": entry.identity.fingerprint.to_string(),
         "note": entry.note,
     })
 }

@@ -1,7 +1,7 @@
 //! Tokens that were verified before: a signature costs more than everything else together.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::identity::Identity;
 
@@ -18,13 +18,13 @@ pub struct Verified(Mutex<Generations>);
 
 #[derive(Default)]
 struct Generations {
-    young: HashMap<[u8; 32], Identity>,
-    old: HashMap<[u8; 32], Identity>,
+    young: HashMap<[u8; 32], Arc<Identity>>,
+    old: HashMap<[u8; 32], Arc<Identity>>,
 }
 
 impl Verified {
     /// What a token was worth.
-    pub fn get(&self, key: &[u8; 32]) -> Option<Identity> {
+    pub fn get(&self, key: &[u8; 32]) -> Option<Arc<Identity>> {
         let mut all = self.lock();
         if let Some(identity) = all.young.get(key) {
             return Some(identity.clone());
@@ -35,7 +35,7 @@ impl Verified {
     }
 
     /// Remembers it.
-    pub fn keep(&self, key: [u8; 32], identity: Identity) {
+    pub fn keep(&self, key: [u8; 32], identity: Arc<Identity>) {
         self.lock().keep(key, identity);
     }
 
@@ -52,7 +52,7 @@ impl Verified {
 }
 
 impl Generations {
-    fn keep(&mut self, key: [u8; 32], identity: Identity) {
+    fn keep(&mut self, key: [u8; 32], identity: Arc<Identity>) {
         if self.young.len() == MOST {
             self.old = std::mem::take(&mut self.young);
         }
@@ -62,20 +62,18 @@ impl Generations {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::identity::{Scopes, Standing};
+    use crate::identity::{Fingerprint, Scopes, Standing};
 
-    fn identity() -> Identity {
-        Identity {
+    fn identity() -> Arc<Identity> {
+        Arc::new(Identity {
             subject: "s".parse().unwrap(),
             route: "r".parse().unwrap(),
             scopes: Scopes::All,
             expires: None,
-            fingerprint: Arc::from("f"),
+            fingerprint: Fingerprint::of_token(&[0; 32]),
             standing: Standing::Token([0; 32]),
-        }
+        })
     }
 
     fn key(number: usize) -> [u8; 32] {

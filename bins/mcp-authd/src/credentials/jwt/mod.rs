@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mcp_daemon::config::ConfigProblem;
-use mcp_daemon::secret::sha256_hex;
+use mcp_daemon::secret::sha256;
 
 use self::cache::Verified;
 use self::claims::Claims;
@@ -31,7 +31,7 @@ use super::keyed::keyed;
 use super::names::Naming;
 use crate::config::Config;
 use crate::config::jwt::Issuer as Rules;
-use crate::identity::{Identity, JwtStanding, Standing};
+use crate::identity::{Fingerprint, Identity, JwtStanding, Standing};
 
 pub use self::token::is_token;
 
@@ -173,7 +173,7 @@ impl Issuers {
     }
 
     /// What a token is worth at `now`, seconds since 1970.
-    pub fn identify(&self, credential: &str, now: u64) -> Result<Identity, Refused> {
+    pub fn identify(&self, credential: &str, now: u64) -> Result<Arc<Identity>, Refused> {
         let key = keyed(credential.as_bytes());
         if let Some(identity) = self.verified.get(&key) {
             if identity.expires.is_some_and(|expires| now >= expires) {
@@ -184,7 +184,7 @@ impl Issuers {
                 return Ok(identity);
             }
         }
-        let identity = self.verify(credential, now)?;
+        let identity = Arc::new(self.verify(credential, now)?);
         self.verified.keep(key, identity.clone());
         Ok(identity)
     }
@@ -214,8 +214,8 @@ impl Issuers {
             route: worth.route,
             scopes: worth.scopes,
             expires: Some(worth.expires),
-            fingerprint: sha256_hex(credential.as_bytes())[..8].into(),
-            standing: Standing::Jwt(JwtStanding { key, rules: issuer.digest }),
+            fingerprint: Fingerprint::of_token(&sha256(credential.as_bytes())),
+            standing: Standing::Jwt(Box::new(JwtStanding { key, rules: issuer.digest })),
         })
     }
 }

@@ -1,15 +1,16 @@
 //! What one token is worth, from what is written about it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use mcp_daemon::addr::Route;
 use mcp_daemon::config::ConfigError;
-use mcp_daemon::secret::hex;
 use mcp_daemon::tokens::{Item, Value, of_token};
 
 use crate::credentials::keyed::keyed;
 use crate::credentials::last_use::Used;
 use crate::credentials::moment;
-use crate::identity::{Identity, Scopes, Standing, Subject};
+use crate::identity::{Fingerprint, Identity, NotASubject, Scopes, Standing, Subject};
 
 /// What may be said of a token.
 const KEYS: [&str; 9] =
@@ -17,20 +18,18 @@ const KEYS: [&str; 9] =
 /// `Bearer ` before a token counts against `limits.credential` too.
 const SCHEME: usize = "Bearer ".len();
 
-/// One token's worth.
+/// One token's worth. There may be tens of thousands: nothing is kept that can be worked out.
 pub struct Entry {
-    /// SHA-256 of the token.
-    pub(super) digest: [u8; 32],
     /// What people call it: its name, else `t-` and 12 hexadecimal digits of its SHA-256.
-    pub name: String,
+    pub name: Arc<str>,
     /// Who it makes of whoever brings it.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     /// Seconds since 1970 before which it is worth nothing.
     pub not_before: Option<u64>,
     /// Switched off by hand.
     pub disabled: bool,
     /// What a person wrote beside it.
-    pub note: Option<String>,
+    pub note: Option<Box<str>>,
     /// When it was last good for something.
     pub used: Used,
 }
@@ -60,9 +59,24 @@ impl State {
     }
 }
 
+/// Names that tokens have in common with each other or among themselves, each held once.
+#[derive(Default)]
+pub struct Names(HashSet<Arc<str>>);
+
+impl Names {
+    fn one(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(name) {
+            return known.clone();
+        }
+        let new: Arc<str> = name.into();
+        self.0.insert(new.clone());
+        new
+    }
+}
+
 impl Entry {
     /// Reads what is said of a token; `longest` is the bound of a whole `Authorization` header in bytes.
-    pub fn read(item: &Item, longest: usize) -> Result<Self, ConfigError> {
+    pub fn read(item: &Item, longest: usize, names: &mut Names) -> Result<Self, ConfigError> {
         if let Some(field) = item.fields().iter().find(|field| !KEYS.contains(&field.key.as_str())) {
             let what = format!("unknown key, expected one of {}", KEYS.join(", "));
             return Err(item.refuse_unknown(field, &what));
@@ -73,31 +87,44 @@ impl Entry {
                 item.refuse("token", "longer than limits.credential allows, so that nobody could use it")
             );
         }
-        let name = item.name().map_or_else(|| of_token(&digest), str::to_owned);
-        if name.parse::<Subject>().is_err() {
+        let name = match item.name() {
+            Some(name) => names.one(name),
+            None => names.one(&of_token(&digest)),
+        };
+        if Subject::try_from(name.clone()).is_err() {
             return Err(item.refuse("", "its name is not 1 to 128 visible ASCII characters"));
         }
-        let subject = item.text("subject")?.unwrap_or(&name);
-        let subject = subject.parse().map_err(|error| item.refuse("subject", &format!("{error}")))?;
+        let subject = item.text("subject")?.map_or_else(|| name.clone(), |subject| names.one(subject));
+        let subject = Subject::try_from(subject);
+        let subject = subject.map_err(|error: NotASubject| item.refuse("subject", &format!("{error}")))?;
+        let route = Route::try_from(names.one(item.route()?.as_str())).expect("it is one, held once");
         let (expires, not_before) = (moment_of(item, "expires")?, moment_of(item, "not_before")?);
         if expires.zip(not_before).is_some_and(|(expires, not_before)| expires <= not_before) {
             return Err(item.refuse("expires", "not after not_before, so that it would never be good"));
         }
-        let identity = Identity {
+        let identity = Arc::new(Identity {
             subject,
-            route: item.route()?,
+            route,
             scopes: scopes(item)?,
             expires,
-            fingerprint: hex(&digest[..4]).into(),
+            fingerprint: Fingerprint::of_token(&digest),
             standing: Standing::Token(keyed(&digest)),
-        };
+        });
         let disabled = match item.value("disabled") {
             None => false,
             Some(Value::Flag(disabled)) => *disabled,
             Some(_) => return Err(item.refuse("disabled", "expected true or false")),
         };
-        let note = item.text("note")?.map(str::to_owned);
-        Ok(Self { digest, name, identity, not_before, disabled, note, used: Used::default() })
+        let note = item.text("note")?.map(Box::from);
+        Ok(Self { name, identity, not_before, disabled, note, used: Used::default() })
+    }
+
+    /// A keyed digest of the token, under which it is looked up.
+    pub(super) fn key(&self) -> &[u8; 32] {
+        match &self.identity.standing {
+            Standing::Token(key) => key,
+            Standing::Certificate(_) | Standing::Jwt(_) => unreachable!("it was read as a static token"),
+        }
     }
 
     /// Whether it is good at `now`, seconds since 1970.

@@ -114,7 +114,7 @@ pub fn add(path: &Path, new: &New, token: &str) -> Result<Added, WriteError> {
     let (file, text, items) =
         if path.is_dir() { beside(path, new, &digest) } else { within(path, new, &digest) }?;
     let tokens = Tokens::of(&items, usize::MAX)?;
-    let identity = &tokens.by_key.get(&keyed(&digest)).expect("it has just been added").identity;
+    let identity = &tokens.entry(&keyed(&digest)).expect("it has just been added").identity;
     put(&file, &text)?;
     Ok(Added { file, subject: identity.subject.clone(), route: identity.route.clone() })
 }

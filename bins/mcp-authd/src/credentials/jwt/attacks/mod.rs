@@ -53,7 +53,7 @@ fn set(makers: &[&Maker]) -> Value {
     json!({"keys": makers.iter().enumerate().map(named).collect::<Vec<_>>()})
 }
 
-fn identify(issuers: &Issuers, token: &str) -> Result<Identity, Refused> {
+fn identify(issuers: &Issuers, token: &str) -> Result<std::sync::Arc<Identity>, Refused> {
     issuers.identify(token, NOW)
 }
 
