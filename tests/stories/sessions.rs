@@ -218,6 +218,23 @@ async fn a_session_evicted_while_it_is_healed_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_hidden_session_that_is_deleted_is_made_anew_and_outlives_a_restart() {
+    let server = Server::start(Flavour::Python2).await;
+    let settings = format!("upstream = '{}'\nsession_from = 'subject'\n", server.url());
+    let mut sessiond = Sessiond::start_set(BINARY, |_| settings, &[]).await;
+    let client = Client::builder(&sessiond.url()).unconnected();
+    client.call("echo", json!({})).await.unwrap();
+    let name = sessions(&sessiond).await[0]["session"].as_str().unwrap().to_owned();
+    assert_eq!(sessiond.control("DELETE", &format!("/sessions/{name}")).await.0, 200);
+    assert_eq!(sessions(&sessiond).await.len(), 0);
+    client.call("echo", json!({})).await.unwrap();
+    sessiond.stop().await;
+    sessiond.start_again().await;
+    assert_eq!((sessions(&sessiond).await.len(), session_files(&sessiond)), (1, 1));
+    client.call("echo", json!({})).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_answer_that_comes_after_the_delete_does_not_bring_the_session_back() {
     let server = Server::start(Flavour::Python2).await;
     let sessiond = in_front_of(&server, "").await;

@@ -224,6 +224,11 @@ async fn read_stream(mut body: Body) -> Option<(Bytes, Bytes)> {
     None
 }
 
+/// Whether an id is one that a client can have: 1 to 128 visible ASCII characters, as MCP says of session ids.
+pub fn can_be_adopted(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// Takes over an id that nobody knows: of a client from before sessiond, one that never initialises again.
 pub async fn adopt(
     engine: &Arc<Engine>,
@@ -231,8 +236,7 @@ pub async fn adopt(
     id: &str,
     letterhead: &Letterhead,
 ) -> Option<Arc<Session>> {
-    let fits = (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
-    if !fits {
+    if !can_be_adopted(id) {
         return None;
     }
     // It may be an upstream id that is still good, but never one that belongs to a session we keep.

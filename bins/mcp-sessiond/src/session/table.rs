@@ -9,6 +9,7 @@ use http::{Method, Request};
 use tokio::time::Instant;
 
 use super::engine::Engine;
+use super::open::can_be_adopted;
 use super::state::{Action, Death, Event};
 use super::store::Saved;
 use super::{Key, Live, Session};
@@ -85,8 +86,8 @@ impl Engine {
             }
         }
         // A session that cannot go on with this server is over as well: adopted, its id would lead to the same refusal. A
-        // hidden one is made anew with its next request.
-        let is_over = death != Death::Expired && !id.is_empty();
+        // hidden one has no such id, and is made anew with its next request.
+        let is_over = death != Death::Expired && can_be_adopted(&id);
         if is_over {
             self.remember_deleted(session.key);
         }
