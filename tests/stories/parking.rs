@@ -304,7 +304,9 @@ async fn changed_roots_are_told_even_if_the_first_heal_gives_up() {
 #[tokio::test]
 async fn changed_roots_are_told_to_a_server_that_kept_the_session() {
     const ROOTS: &str = "notifications/roots/list_changed";
-    let server = Server::start(Flavour::Python2).await;
+    let directory = tempfile::tempdir().unwrap();
+    let server =
+        Server::builder(Flavour::Python2).unix(directory.path().join("mcp.sock")).start().await.unwrap();
     let sessiond = in_front_of(&server, "").await;
     let client = Client::connect(&sessiond.url()).await.unwrap();
     // Away for a moment: a neighbour says so, the session itself lives on.

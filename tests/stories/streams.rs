@@ -82,7 +82,9 @@ async fn a_get_stream_stays_open_across_a_restart_and_goes_on_by_itself() {
 
 #[tokio::test]
 async fn a_get_stream_goes_on_when_the_server_was_only_out_of_reach_and_kept_the_session() {
-    let server = Server::start(Flavour::Python2).await;
+    let directory = tempfile::tempdir().unwrap();
+    let server =
+        Server::builder(Flavour::Python2).unix(directory.path().join("mcp.sock")).start().await.unwrap();
     let sessiond = in_front_of(&server, CHATTY).await;
     let client = Client::connect(&sessiond.url()).await.unwrap();
     let mut events = client.open_get().await.unwrap();
