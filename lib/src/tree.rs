@@ -26,7 +26,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -116,15 +116,18 @@ pub enum Mechanism {
     Subreaper,
 }
 
-/// The strongest mechanism that works here; tried out, so ask seldom.
+/// The strongest mechanism that works here; tried out when first asked.
 pub fn mechanism() -> Mechanism {
-    if Cgroup::create(&random_id(), "trial").is_some() {
-        Mechanism::Cgroup
-    } else if census::can_find_orphans() {
-        Mechanism::Subreaper
-    } else {
-        Mechanism::Group
-    }
+    static TRIED: LazyLock<Mechanism> = LazyLock::new(|| {
+        if Cgroup::create(&random_id(), "trial").is_some() {
+            Mechanism::Cgroup
+        } else if census::can_find_orphans() {
+            Mechanism::Subreaper
+        } else {
+            Mechanism::Group
+        }
+    });
+    *TRIED
 }
 
 /// Ends what a dead process left of its trees with these [`Launch::owner`]s, and all below: SIGTERM, `grace`, SIGKILL.

@@ -6,7 +6,12 @@
 )]
 
 use std::{
-    cell::RefCell, collections::BTreeSet, fs, os::unix::net::UnixDatagram, path::Path, process::Output,
+    cell::RefCell,
+    collections::BTreeSet,
+    fs,
+    os::unix::net::UnixDatagram,
+    path::Path,
+    process::{Output, Stdio},
     time::Duration,
 };
 
@@ -78,7 +83,7 @@ async fn every_command_does_what_it_says() {
 async fn logs_follow_what_is_printed_from_now_on() {
     let mut supervise = Supervise::start(BINARY, |ground| ground.instance("one", "", &["--exit", "7"])).await;
     let mut command = supervise.bare();
-    command.args(["logs", "one", "--follow"]).stdout(std::process::Stdio::piped());
+    command.args(["logs", "one", "--follow"]).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut lines = tokio::io::BufReader::new(child.stdout.take().unwrap()).lines();
     supervise.ask("one", "wake").await;
@@ -86,6 +91,40 @@ async fn logs_follow_what_is_printed_from_now_on() {
     assert!(line.contains("exits with 7"), "{line}");
     assert_eq!(supervise.stop().await.code(), Some(0));
     timeout(Duration::from_secs(30), child.wait()).await.expect("it ends with the supervisor").unwrap();
+}
+
+#[tokio::test]
+async fn lines_that_are_kept_no_more_are_counted() {
+    let loud = "[instance.loud]\ncommand = ['seq', '3000']\nprobe = 'none'\nbackoff.starts = 1\nbackoff.retry = '1h'\n";
+    let mut supervise = Supervise::start(BINARY, |_| loud.to_owned()).await;
+    let mut command = supervise.bare();
+    command.args(["logs", "loud", "--follow", "--lines", "3000"]);
+    let mut follower = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    supervise.ask("loud", "wake").await;
+    let mut lines = tokio::io::BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut followed = 0;
+    loop {
+        let line = timeout(Duration::from_secs(30), lines.next_line()).await.unwrap().unwrap();
+        followed += 1;
+        if line.expect("it ends with the supervisor") == "3000" {
+            break;
+        }
+    }
+    let kept = supervise.command(&["logs", "loud", "--lines", "500"]).await;
+    assert_eq!(supervise.stop().await.code(), Some(0));
+    let told = timeout(Duration::from_secs(30), follower.wait_with_output()).await.unwrap().unwrap().stderr;
+    assert_eq!(followed + missed(&told), 3_000);
+    let shown = String::from_utf8(kept.stdout).unwrap();
+    assert!(shown.ends_with("\n3000\n"), "{shown}");
+    assert_eq!(shown.lines().count() + missed(&kept.stderr), 500);
+    assert!(missed(&kept.stderr) > 0);
+}
+
+/// How many lines of the loud one were missed, as stderr says.
+fn missed(told: &[u8]) -> usize {
+    let told = String::from_utf8_lossy(told);
+    let counts = told.lines().filter_map(|line| line.split_once(" older lines of loud are kept no more"));
+    counts.map(|(line, _)| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
 }
 
 #[tokio::test]

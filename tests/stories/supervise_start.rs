@@ -100,6 +100,29 @@ async fn a_server_settles_before_it_is_ready() {
 }
 
 #[tokio::test]
+async fn a_server_does_not_get_the_keys_of_snapshots_but_its_hooks_do_and_it_may_ask_for_them() {
+    let mut supervise = Supervise::start_with(
+        BINARY,
+        |ground| {
+            let keys = ground.file("keys");
+            let hook =
+                format!("hooks.before_start.command = ['sh', '-c', 'echo $AWS_SECRET_ACCESS_KEY > {keys}']");
+            [ground.instance("one", &hook, &[]), ground.instance("two", "withhold = []", &[])].concat()
+        },
+        &[("AWS_SECRET_ACCESS_KEY", "of-nobody")],
+    )
+    .await;
+    for (name, expected) in [("one", json!(null)), ("two", json!("of-nobody"))] {
+        supervise.client(name).await.unwrap();
+        assert_eq!(supervise.journal(name).all("start")[0]["secret"], expected, "{name}");
+    }
+    assert_eq!(std::fs::read_to_string(supervise.file("keys")).unwrap(), "of-nobody\n");
+    let said = supervise.until_logged("not given to the server").await;
+    assert!(said.contains("AWS_SECRET_ACCESS_KEY") && !said.contains("of-nobody"), "{said}");
+    supervise.stop_clean().await;
+}
+
+#[tokio::test]
 async fn a_server_gets_its_home_its_directory_its_environment_and_its_name() {
     let mut supervise = Supervise::start(BINARY, |ground| {
         let home = ground.file("homes/one");

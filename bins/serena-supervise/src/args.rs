@@ -257,7 +257,7 @@ pub struct Check {
 }
 
 /// Say what works on this machine: how processes are killed here, which homes are locked, what was left behind, whether
-/// commands are found and probes are answered.
+/// commands are found, and what the running supervisor says of its servers.
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "doctor")]
 pub struct Doctor {

@@ -221,10 +221,16 @@ fn show_logs(logs: &Logs) -> Done {
     loop {
         for (name, next) in names.iter().zip(&mut next) {
             let answer = control::ask_json(&control, "GET", &format!("/instances/{name}/lines/{next}"))?;
-            *next = answer["next"].as_u64().unwrap_or(*next);
+            let after = *next;
+            *next = answer["next"].as_u64().unwrap_or(after);
             let lines: Vec<&str> =
                 answer["lines"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             let old = if first { lines.len().saturating_sub(logs.lines) } else { 0 };
+            let wanted = if first { next.saturating_sub(logs.lines as u64) } else { after };
+            let missed = next.saturating_sub(lines.len() as u64).saturating_sub(wanted);
+            if missed > 0 {
+                eprintln!("{DAEMON}: {missed} older lines of {name} are kept no more");
+            }
             for line in &lines[old..] {
                 let printed = if tagged { say(&format!("[{name}] {line}")) } else { say(line) };
                 if !printed {

@@ -330,6 +330,8 @@ impl Snapshots {
             home: Some(literal(&self.own).into()),
             start: Start::Boot,
             sleep_after: SleepAfter::Never,
+            // The keys to its store are among them.
+            withhold: Vec::new(),
             // It is ready once an empty home has been restored.
             start_timeout: Span::seconds(10 * 60),
             probe: Probe::Fd,

@@ -15,6 +15,8 @@ pub struct Launch {
     pub command: Vec<OsString>,
     /// Environment variables besides ours.
     pub env: Vec<(OsString, OsString)>,
+    /// Variables of ours that it does not get, unless they are in `env`.
+    pub withhold: Vec<OsString>,
     /// Its working directory; ours if there is none.
     pub directory: Option<PathBuf>,
     /// Where its input comes from.
@@ -55,6 +57,7 @@ impl Launch {
         Launch {
             command,
             env: Vec::new(),
+            withhold: Vec::new(),
             directory: None,
             stdin: Stdin::default(),
             owner: None,

@@ -58,6 +58,9 @@ pub(super) async fn spawn(launch: Launch) -> io::Result<(Tree, Pipes)> {
     for name in OURS {
         command.env_remove(name);
     }
+    for name in &launch.withhold {
+        command.env_remove(name);
+    }
     let (name, value) = tag.variable();
     command.envs(launch.env).env(name, value);
     let inherited = Inherited::new(launch.pass)?;

@@ -42,10 +42,11 @@ impl Check<'_> {
         for (field, hook) in self.hooks() {
             program(&field, &hook.command)?;
         }
-        for name in self.settings.env.keys() {
+        let named = self.settings.env.keys().map(|name| ("env", name));
+        for (field, name) in named.chain(self.settings.withhold.iter().map(|name| ("withhold", name))) {
             if name.is_empty() || name.contains(['=', '\0']) {
                 return self
-                    .refuse("env", format!("`{}` cannot be the name of a variable", name.escape_debug()));
+                    .refuse(field, format!("`{}` cannot be the name of a variable", name.escape_debug()));
             }
         }
         Ok(())

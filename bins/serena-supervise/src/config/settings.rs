@@ -15,6 +15,9 @@ use crate::placeholders::{UnknownPlaceholder, Values};
 
 /// Where Serena keeps what it has; other servers ignore it.
 const HOME: &str = "SERENA_HOME";
+/// Keys of snapshots and tokens of clients, which a server's tools could show to anybody who may call them.
+const SECRETS: [&str; 5] =
+    ["API_TOKEN", "API_TOKENS_JSON", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 
 /// One server: `[instance.NAME]`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
@@ -26,8 +29,10 @@ pub struct Settings {
     pub home: Option<PathBuf>,
     /// Its working directory, an absolute path; that of the supervisor unless given. `{name}` and `{home}` are replaced.
     pub directory: Option<PathBuf>,
-    /// Environment variables besides those of the supervisor; placeholders as in `command`, see [`Settings::environment`].
+    /// Environment variables besides those of the supervisor, but for `withhold`; placeholders as in `command`, see [`Settings::environment`].
     pub env: BTreeMap<String, String>,
+    /// Environment variables of the supervisor that it does not get, unless they are in `env`; its hooks and probes do.
+    pub withhold: Vec<String>,
     /// Where clients connect; a connection wakes the instance. `{name}` and `{home}` are replaced.
     #[serde(deserialize_with = "socket")]
     pub socket: Option<Listen>,
@@ -205,6 +210,7 @@ impl Default for Settings {
             home: None,
             directory: None,
             env: BTreeMap::new(),
+            withhold: SECRETS.map(Into::into).into(),
             socket: None,
             port: None,
             start: Start::default(),
@@ -291,6 +297,12 @@ impl Settings {
     /// The command line of one start.
     pub fn command_line(&self, values: &Values) -> Result<Vec<OsString>, UnknownPlaceholder> {
         self.command.iter().map(|argument| values.fill(argument).map(OsString::from)).collect()
+    }
+
+    /// The variables that the server would have but for `withhold`.
+    pub fn withheld(&self) -> impl Iterator<Item = &str> {
+        let ours = |name: &&str| std::env::var_os(name).is_some() && !self.env.contains_key(*name);
+        self.withhold.iter().map(String::as_str).filter(ours)
     }
 
     /// The environment of one start besides the supervisor's own: `env`, filled in, and `SERENA_HOME` unless it is there.

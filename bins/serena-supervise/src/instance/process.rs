@@ -92,6 +92,12 @@ impl Process {
         let unfilled = |error| format!("command: {error}");
         let mut launch = Launch::new(settings.command_line(&values).map_err(unfilled)?);
         launch.env = settings.environment(&values).map_err(unfilled)?;
+        launch.withhold = settings.withhold.iter().map(Into::into).collect();
+        let withheld: Vec<&str> = settings.withheld().collect();
+        if !withheld.is_empty() {
+            let (instance, variables) = (instance.name.as_str(), withheld.join(", "));
+            log::info!(instance, variables; "not given to the server; `withhold` says which are not");
+        }
         launch.directory.clone_from(&settings.directory);
         launch.owner = Some(instance.roots.owner.clone());
         launch.cgroup = Cgroup::create(&instance.roots.owner, instance.name.as_str());

@@ -49,7 +49,7 @@ impl Writer {
                 "number": number, "port": port,
                 "parent": nix::unistd::getppid().as_raw(),
                 "home": variable("SERENA_HOME"), "notify_socket": variable("NOTIFY_SOCKET"),
-                "greeting": variable("GREETING"), "listen_fds": variable("LISTEN_FDS"),
+                "greeting": variable("GREETING"), "secret": variable("AWS_SECRET_ACCESS_KEY"), "listen_fds": variable("LISTEN_FDS"),
                 "directory": std::env::current_dir().ok(),
                 "arguments": std::env::args().collect::<Vec<_>>(),
                 "open_files": open_files(),
