@@ -110,7 +110,7 @@ fn restored(pack: &[u8]) {
     fs::create_dir(&home).expect("there is room for a directory");
     fs::write(home.join("old"), "old").expect("there is room for a file");
     let manifest = Arc::new(manifest(&key, stored.len()));
-    let targets = [Target { name: "home".to_owned(), path: home.clone() }];
+    let targets = [Target { name: "home".to_owned(), path: home.clone(), ours: None }];
     let progress = Arc::default();
     let plan = Restoration {
         manifest: &manifest,
