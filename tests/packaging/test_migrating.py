@@ -106,7 +106,7 @@ class FromTheCloudflareWrapper(unittest.TestCase):
                     client("tools/list")
                     os.kill(machine.pid_of_serena(), signal.SIGKILL)
                     client("tools/list")
-                self.assertTrue((machine.root / "homes" / name).is_dir())
+                (machine.root / "homes" / name / "serena_config.yml").write_text("projects: []\n")
             for container in reversed(stack):
                 self.assertEqual(container.stop(), 0, container.said())
             store = machine.root / "serena-supervise/.local/state/serena-snapshotd/store"
